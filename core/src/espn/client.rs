@@ -1,0 +1,162 @@
+//! Asking ESPN: one deadline and one size bound for every answer, and nothing asked for again before it can have changed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arbees_proto::{GameId, League};
+use chrono::{DateTime, Days, Utc};
+use reqwest::StatusCode;
+use reqwest::header::{CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH};
+
+use super::parse::{ParseError, Slate, parse_scoreboard, parse_summary};
+
+/// An answer later than this is worth nothing: the next poll is due.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Bodies reach 1 MB in the recordings; a summary with every play is the largest.
+const MAX_BODY: usize = 16 << 20;
+/// Longest `max-age` that is honoured: a scoreboard may not be believed for longer, whatever a cache says.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Why there is no scoreboard.
+#[derive(Debug, thiserror::Error)]
+pub enum EspnError {
+    #[error("{league}: {why}")]
+    Away { league: League, why: String },
+    #[error("{league}: answered {status}")]
+    Status { league: League, status: u16 },
+    #[error("{league}: body is larger than {} MiB", MAX_BODY >> 20)]
+    TooLarge { league: League },
+    #[error("{league}: {source}")]
+    Body { league: League, source: ParseError },
+}
+
+/// A client for all leagues. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Espn {
+    http: reqwest::Client,
+    base: Arc<str>,
+    last: Arc<Mutex<BTreeMap<League, Last>>>,
+}
+
+/// The last answer of a league: repeated while it is fresh, or when the server says that it still holds.
+#[derive(Clone, Debug)]
+struct Last {
+    url: String,
+    etag: Option<String>,
+    fresh_until: Instant,
+    slate: Arc<Slate>,
+}
+
+impl Espn {
+    /// A client of the server at `base`.
+    ///
+    /// # Errors
+    /// When no TLS can be set up.
+    pub fn new(base: &str) -> Result<Self, reqwest::Error> {
+        crate::install_tls();
+        let http = reqwest::Client::builder()
+            .timeout(DEADLINE)
+            .pool_max_idle_per_host(League::ALL.len())
+            .user_agent(concat!("arbees/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { http, base: base.trim_end_matches('/').into(), last: Arc::default() })
+    }
+
+    /// The scoreboard of `league` from yesterday to tomorrow. The same `Arc` again means that nothing changed.
+    ///
+    /// # Errors
+    /// When there is no readable answer.
+    pub async fn scoreboard(&self, league: League, now: DateTime<Utc>) -> Result<Arc<Slate>, EspnError> {
+        let url = format!("{}/{}/scoreboard?{}", self.base, league.espn_path(), query(league, now));
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&league).cloned();
+        let last = last.filter(|l| l.url == url);
+        if let Some(fresh) = last.as_ref().filter(|l| Instant::now() < l.fresh_until) {
+            return Ok(fresh.slate.clone());
+        }
+        let mut request = self.http.get(&url);
+        if let Some(etag) = last.as_ref().and_then(|l| l.etag.as_deref()) {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let answer = request.send().await.map_err(|e| away(league, e))?;
+        let headers = answer.headers().clone();
+        let slate = match (answer.status(), last) {
+            (StatusCode::NOT_MODIFIED, Some(last)) => last.slate,
+            (StatusCode::OK, _) => {
+                let body = read_body(league, answer).await?;
+                Arc::new(parse_scoreboard(league, &body).map_err(|source| EspnError::Body { league, source })?)
+            }
+            (status, _) => return Err(EspnError::Status { league, status: status.as_u16() }),
+        };
+        let etag = headers.get(ETAG).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+        let last = Last { url, etag, fresh_until: Instant::now() + max_age(&headers), slate: slate.clone() };
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(league, last);
+        Ok(slate)
+    }
+
+    /// One game, asked for by id.
+    ///
+    /// # Errors
+    /// When there is no readable answer.
+    pub async fn game(&self, id: &GameId) -> Result<Slate, EspnError> {
+        let league = id.league();
+        let url = format!("{}/{}/summary?event={}", self.base, league.espn_path(), id.event());
+        let answer = self.http.get(&url).send().await.map_err(|e| away(league, e))?;
+        if answer.status() != StatusCode::OK {
+            return Err(EspnError::Status { league, status: answer.status().as_u16() });
+        }
+        let body = read_body(league, answer).await?;
+        parse_summary(league, &body).map_err(|source| EspnError::Body { league, source })
+    }
+}
+
+/// Yesterday to tomorrow in US Eastern, by which ESPN dates its slates; for college the group that returns all games.
+fn query(league: League, now: DateTime<Utc>) -> String {
+    let today = now.with_timezone(&chrono_tz::America::New_York).date_naive();
+    let from = today.checked_sub_days(Days::new(1)).unwrap_or(today).format("%Y%m%d");
+    let to = today.checked_add_days(Days::new(1)).unwrap_or(today).format("%Y%m%d");
+    let group = match league {
+        League::Ncaaf => "&groups=80",
+        League::Ncaab => "&groups=50",
+        _ => "",
+    };
+    format!("dates={from}-{to}&limit=1000{group}")
+}
+
+async fn read_body(league: League, mut answer: reqwest::Response) -> Result<Vec<u8>, EspnError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| away(league, e))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(EspnError::TooLarge { league });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn max_age(headers: &HeaderMap) -> Duration {
+    let directives = headers.get(CACHE_CONTROL).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let seconds = directives.split(',').find_map(|d| d.trim().strip_prefix("max-age=")?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(MAX_AGE)
+}
+
+/// A reqwest error in full: its own text hides the cause.
+fn away(league: League, error: reqwest::Error) -> EspnError {
+    let mut why = error.without_url().to_string();
+    if why.is_empty() {
+        "no answer".clone_into(&mut why);
+    }
+    EspnError::Away { league, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slate_is_yesterday_to_tomorrow_in_us_eastern() {
+        let now = DateTime::parse_from_rfc3339("2026-03-01T03:30:00Z").unwrap().to_utc();
+        assert_eq!(query(League::Nba, now), "dates=20260227-20260301&limit=1000");
+        assert!(query(League::Ncaab, now).ends_with("&groups=50"));
+    }
+}

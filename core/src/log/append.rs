@@ -1,0 +1,141 @@
+//! The conditional append, driven over the wire. What to do next is the protocol's word (`arbees_fleet::append`).
+
+use arbees_fleet::append::{Append, Heard, Outcome, Step};
+use arbees_proto::envelope::{HEADER_HASH, HEADER_TYPE, hex};
+use arbees_proto::{Sealed, v1};
+use async_nats::HeaderMap;
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{ApiError, NO_MESSAGE};
+use super::{CONTROL, Log};
+use crate::retry::Policy;
+
+/// Headers of an atomic batch (NATS ADR-50).
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
+const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+/// Why an append ended without an outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error("canceled while the outcome of an append was unknown")]
+    Canceled,
+    #[error("nothing to append")]
+    Empty,
+}
+
+impl Log {
+    /// Appends `events` to CONTROL right after `expected`, all or none but for a power cut, for as long as it takes.
+    ///
+    /// # Errors
+    /// Canceled; the outcome is then unknown.
+    pub async fn append(
+        &self,
+        expected: u64,
+        events: &[Sealed],
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, AppendError> {
+        if events.is_empty() {
+            return Err(AppendError::Empty);
+        }
+        let (mut append, mut step) = Append::new(expected, events.iter().map(|e| e.id).collect());
+        let mut delays = Policy::patient().delays();
+        let mut waited = false;
+        loop {
+            let heard = match &step {
+                Step::Send { expected } => self.send(*expected, events).await,
+                Step::ReadBack { from, count } => self.read_ids(*from, *count).await,
+                Step::Done(outcome) => return Ok(outcome.clone()),
+            };
+            let missed = matches!(heard, Heard::Unknown | Heard::Unread);
+            step = append.next(&heard);
+            if missed || (heard == Heard::Read(Vec::new())) {
+                if !waited {
+                    tracing::warn!(expected, events = events.len(), "append not acknowledged, closing it");
+                    waited = true;
+                }
+                if !delays.wait(cancel).await {
+                    return Err(AppendError::Canceled);
+                }
+            }
+        }
+    }
+
+    async fn send(&self, expected: u64, events: &[Sealed]) -> Heard {
+        let result = match events {
+            [only] => {
+                let mut headers = headers_of(only);
+                headers.insert(EXPECTED_LAST, expected.to_string());
+                self.publish_acked(only.subject.clone(), headers, only.payload.clone()).await
+            }
+            _ => self.send_batch(expected, events).await,
+        };
+        match result {
+            Ok(last_sequence) => Heard::Stored { last_sequence },
+            Err(ApiError::Refused { code, description }) => {
+                tracing::debug!(code, description, "append refused");
+                Heard::Refused
+            }
+            Err(ApiError::Unknown(_)) => Heard::Unknown,
+        }
+    }
+
+    async fn send_batch(&self, expected: u64, events: &[Sealed]) -> Result<u64, ApiError> {
+        let batch = uuid::Uuid::new_v4().simple().to_string();
+        for (index, event) in events.iter().enumerate() {
+            let mut headers = headers_of(event);
+            headers.insert(BATCH_ID, batch.as_str());
+            headers.insert(BATCH_SEQUENCE, (index + 1).to_string());
+            if index == 0 {
+                headers.insert(EXPECTED_LAST, expected.to_string());
+            }
+            if index + 1 == events.len() {
+                headers.insert(BATCH_COMMIT, "1");
+                return self.publish_acked(event.subject.clone(), headers, event.payload.clone()).await;
+            }
+            self.client
+                .publish_with_headers(event.subject.clone(), headers, event.payload.clone())
+                .await
+                .map_err(|e| ApiError::Unknown(e.to_string()))?;
+        }
+        Err(ApiError::Unknown("an empty batch".to_owned()))
+    }
+
+    /// The ids stored from `from` on. Read from the stream's leader: a replica may lag.
+    async fn read_ids(&self, from: u64, count: usize) -> Heard {
+        let mut ids = Vec::new();
+        for sequence in (from..).take(count) {
+            match self.get(CONTROL, sequence).await {
+                Ok(stored) => ids.push(stored.id()),
+                Err(error) if error.has_code(NO_MESSAGE) => break,
+                Err(_) => return Heard::Unread,
+            }
+        }
+        Heard::Read(ids)
+    }
+
+    /// Publishes an event that needs no condition: a heartbeat, a game's state. The id makes a repeat harmless within the
+    /// stream's duplicate window.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer: then the outcome is unknown.
+    pub async fn publish(&self, subject: String, event: &v1::Event, message_id: &str) -> Result<u64, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER_TYPE, event.payload.as_ref().map_or("", arbees_proto::subject::type_name));
+        headers.insert(MESSAGE_ID, message_id);
+        self.publish_acked(subject, headers, event.encode_to_vec().into()).await
+    }
+}
+
+fn headers_of(event: &Sealed) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(MESSAGE_ID, event.id.to_string());
+    headers.insert(HEADER_TYPE, event.event_type);
+    if let Some(hash) = &event.hash {
+        headers.insert(HEADER_HASH, hex(hash));
+    }
+    headers
+}

@@ -1,0 +1,46 @@
+//! The log: NATS JetStream behind one adapter. Nothing outside this module knows the client library.
+//!
+//! Owns connecting, streams, conditional appends, reads, tails and snapshots. Never decides.
+
+mod api;
+mod append;
+mod connect;
+mod push;
+mod read;
+mod snapshot;
+mod stored;
+mod streams;
+mod tail;
+
+pub use api::ApiError;
+pub use append::AppendError;
+pub use connect::{ConnectError, MIN_SERVER, connect};
+pub use read::{ReadError, Reader};
+pub use snapshot::{SNAPSHOT_EVERY, SnapshotError};
+pub use stored::Stored;
+pub use streams::{ALERTS, CONTROL, EnsureError, GAME_STATES, HEARTBEATS};
+pub use tail::Tail;
+
+use arbees_proto::subject::Names;
+
+/// A connection to the log. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Log {
+    client: async_nats::Client,
+    names: Names,
+    replicas: u32,
+}
+
+impl Log {
+    /// The names of this deployment's streams and subjects.
+    #[must_use]
+    pub const fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Whether the connection stands just now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}

@@ -1,0 +1,81 @@
+//! A tail: a stream from a sequence on, for ever, without gap or repeat over reconnects and server restarts.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Log;
+use super::push::{Push, Spec, Start};
+use super::stored::Stored;
+use crate::retry::Policy;
+
+/// Messages that may wait for the reader. When it is full, flow control makes the server wait.
+const CAPACITY: usize = 4_096;
+
+/// A running tail. Dropping it ends it.
+#[derive(Debug)]
+pub struct Tail {
+    messages: mpsc::Receiver<Stored>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Tail {
+    /// The next message. Safe to cancel. None only when the tail was ended.
+    pub async fn next(&mut self) -> Option<Stored> {
+        self.messages.recv().await
+    }
+
+    /// The next message if one is there.
+    pub fn ready(&mut self) -> Option<Stored> {
+        self.messages.try_recv().ok()
+    }
+}
+
+impl Log {
+    /// Tails `base` from sequence `from` on, only what `filters` match (none: all).
+    #[must_use]
+    pub fn tail(&self, base: &str, filters: Vec<String>, from: u64) -> Tail {
+        let (sender, messages) = mpsc::channel(CAPACITY);
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let spec = Spec { stream: self.names.stream(base), filters, start: Start::Sequence(from) };
+        let log = self.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(follow(&log, spec, from.max(1), &sender)).await });
+        Tail { messages, _stop: guard }
+    }
+}
+
+/// Opens one consumer after another, each from where the one before stood, until nobody listens.
+async fn follow(log: &Log, mut spec: Spec, mut next: u64, sender: &mpsc::Sender<Stored>) {
+    let mut delays = Policy::patient().delays();
+    let mut is_away = false;
+    loop {
+        spec.start = Start::Sequence(next);
+        let why = match Push::open(log, &spec).await {
+            Err(error) => error.to_string(),
+            Ok(mut push) => {
+                if is_away {
+                    tracing::info!(stream = spec.stream, from = next, "tail is back");
+                    is_away = false;
+                }
+                delays.reset();
+                loop {
+                    match push.next().await {
+                        Ok(stored) => {
+                            next = stored.sequence + 1;
+                            if sender.send(stored).await.is_err() {
+                                push.close().await;
+                                return;
+                            }
+                        }
+                        Err(broken) => break broken.to_string(),
+                    }
+                }
+            }
+        };
+        if !is_away {
+            tracing::warn!(stream = spec.stream, next, why, "tail broke, opening it again");
+            is_away = true;
+        }
+        tokio::time::sleep(delays.next_delay()).await;
+    }
+}

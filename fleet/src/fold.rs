@@ -1,0 +1,241 @@
+//! How events change the state: the one `apply` of leader, standby, projector and audit.
+
+use arbees_proto::envelope::{EventId, Hash, chain_hash};
+use arbees_proto::{Epoch, GameId, InstanceId, Payload, ServiceKind, v1};
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::settings::KEEP_ENDED;
+use crate::state::{Game, Owner, Phase, Service, ServiceKey, State};
+
+/// How often ended games are looked through, in event time.
+const SWEEP_EVERY: i64 = 3600 * crate::SECOND;
+
+/// A message of CONTROL as it was stored.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub sequence: u64,
+    pub subject: String,
+    /// Header `Arbees-Type`.
+    pub event_type: String,
+    /// Header `Arbees-Hash`.
+    pub hash: Option<Hash>,
+    pub payload: Bytes,
+}
+
+/// Why a message of CONTROL is no valid event. Every fold skips it; the chain goes on from the last valid one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Skip {
+    #[error("does not decode: {0}")]
+    Undecodable(String),
+    #[error("its header names type {0:?}, its payload is {1:?}")]
+    WrongType(String, String),
+    #[error("does not chain to the valid event before it")]
+    Unchained,
+    #[error("term {found} is lower than {newest}, the newest before it")]
+    Deposed { found: u64, newest: u64 },
+    #[error("generation {found} is lower than {newest}, the newest before it")]
+    OldGeneration { found: u64, newest: u64 },
+    #[error("names an id that is not allowed: {0}")]
+    BadId(#[from] arbees_proto::ids::BadId),
+}
+
+/// What an event changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub game: Option<GameId>,
+    pub service: Option<ServiceKey>,
+}
+
+impl State {
+    /// Folds the message `entry`, which must come right after the head.
+    ///
+    /// # Errors
+    /// [`Skip`] when it is no valid event: the head moves past it, nothing else changes.
+    pub fn fold(&mut self, entry: &Entry) -> Result<(Touched, v1::Event), Skip> {
+        match self.check(entry) {
+            Ok((event, hash)) => {
+                let touched = self.accept(entry.sequence, hash, &event)?;
+                Ok((touched, event))
+            }
+            Err(skip) => {
+                self.head.sequence = entry.sequence;
+                self.head.skipped += 1;
+                Err(skip)
+            }
+        }
+    }
+
+    fn check(&self, entry: &Entry) -> Result<(v1::Event, Hash), Skip> {
+        let hash = chain_hash(&self.head.hash, &entry.subject, &entry.event_type, &entry.payload);
+        if entry.hash != Some(hash) {
+            return Err(Skip::Unchained);
+        }
+        let event = v1::Event::decode(entry.payload.clone()).map_err(|e| Skip::Undecodable(e.to_string()))?;
+        let found = event.payload.as_ref().map_or("nothing", arbees_proto::subject::type_name);
+        if found != entry.event_type {
+            return Err(Skip::WrongType(entry.event_type.clone(), found.to_owned()));
+        }
+        if event.term < self.head.term {
+            return Err(Skip::Deposed { found: event.term, newest: self.head.term });
+        }
+        if event.generation < self.head.generation {
+            return Err(Skip::OldGeneration { found: event.generation, newest: self.head.generation });
+        }
+        Ok((event, hash))
+    }
+
+    /// Applies a valid event stored (or about to be) at `sequence`.
+    ///
+    /// # Errors
+    /// [`Skip::BadId`] when it names an id that is not allowed; only the head changes.
+    pub fn accept(&mut self, sequence: u64, hash: Hash, event: &v1::Event) -> Result<Touched, Skip> {
+        let hour_before = self.head.occurred_at_us / SWEEP_EVERY;
+        self.head.sequence = sequence;
+        self.head.hash = hash;
+        self.head.term = event.term;
+        self.head.generation = event.generation;
+        self.head.occurred_at_us = event.occurred_at_us;
+        if event.occurred_at_us / SWEEP_EVERY != hour_before {
+            self.forget_ended(event.occurred_at_us);
+        }
+        let touched = self.change(sequence, event).inspect_err(|_| self.head.skipped += 1)?;
+        self.mark(&touched, sequence, event);
+        Ok(touched)
+    }
+
+    fn mark(&mut self, touched: &Touched, sequence: u64, event: &v1::Event) {
+        if let Some(game) = touched.game.as_ref().and_then(|id| self.games.get_mut(id)) {
+            game.last_sequence = sequence;
+            game.last_event = event_id(event);
+        }
+        if let Some(service) = touched.service.as_ref().and_then(|key| self.services.get_mut(key)) {
+            service.last_sequence = sequence;
+        }
+    }
+
+    fn forget_ended(&mut self, now_us: i64) {
+        self.games.retain(|_, g| g.owner.is_some() || !g.phase.is_over() || now_us - g.phase_since_us < KEEP_ENDED);
+    }
+
+    fn change(&mut self, sequence: u64, event: &v1::Event) -> Result<Touched, Skip> {
+        let at = event.occurred_at_us;
+        let epoch = Epoch::new(event.generation, sequence);
+        match event.payload.as_ref() {
+            None | Some(Payload::LeaderElected(_) | Payload::Heartbeat(_) | Payload::GameStateChanged(_)) => {
+                Ok(Touched::default())
+            }
+            Some(Payload::GameDiscovered(e)) => self.discovered(e.game.as_ref(), event),
+            Some(Payload::GameWentLive(e)) => self.phase(&e.game, Phase::Live, "", at),
+            Some(Payload::GameSuspended(e)) => self.phase(&e.game, Phase::Suspended, &e.status, at),
+            Some(Payload::GameResumed(e)) => self.phase(&e.game, Phase::Live, "", at),
+            Some(Payload::GamePostponed(e)) => self.phase(&e.game, Phase::Postponed, &e.status, at),
+            Some(Payload::GameCanceled(e)) => self.phase(&e.game, Phase::Canceled, &e.status, at),
+            Some(Payload::GameFinished(e)) => self.phase(&e.game, Phase::Finished, &e.status, at),
+            Some(Payload::GameQueued(e)) => self.game(&e.game, |g| g.queued_since_us = Some(at)),
+            Some(Payload::MarketsMatched(e)) => self.game(&e.game, |g| g.info.markets.clone_from(&e.markets)),
+            Some(Payload::GameAssigned(e)) => self.assigned(e, epoch, at),
+            Some(Payload::GameReleased(e)) => self.game(&e.game, |g| g.owner = None),
+            Some(Payload::AssignmentConfirmed(e)) => self.owned(e.game.as_ref(), e.epoch, |owner| {
+                owner.confirmed_at_us = Some(at);
+            }),
+            Some(Payload::AssignmentAmended(e)) => self.owned(e.game.as_ref(), e.epoch, |_| ()),
+            Some(Payload::ServiceRegistered(e)) => self.service(e.service.as_ref(), |info| Service {
+                info,
+                registered_at_us: at,
+                restarts: 0,
+                last_sequence: sequence,
+            }),
+            Some(Payload::ServiceRestarted(e)) => {
+                let key = e.service.as_ref().map(service_key).transpose()?;
+                let before = key.and_then(|k| self.services.get(&k).cloned());
+                self.service(e.service.as_ref(), |info| Service {
+                    info,
+                    registered_at_us: before.as_ref().map_or(at, |s| s.registered_at_us),
+                    restarts: before.as_ref().map_or(1, |s| s.restarts + 1),
+                    last_sequence: sequence,
+                })
+            }
+        }
+    }
+
+    fn discovered(&mut self, info: Option<&v1::Game>, event: &v1::Event) -> Result<Touched, Skip> {
+        let Some(info) = info else { return Ok(Touched::default()) };
+        let id: GameId = info.id.parse()?;
+        let game = self.games.entry(id.clone()).or_insert_with(|| Game {
+            info: v1::Game::default(),
+            phase: Phase::Scheduled,
+            phase_since_us: event.occurred_at_us,
+            status: String::new(),
+            owner: None,
+            queued_since_us: None,
+            origin: event_id(event),
+            last_event: event_id(event),
+            last_sequence: 0,
+        });
+        let markets = game.info.markets.take();
+        game.info = v1::Game { markets: info.markets.clone().or(markets), ..info.clone() };
+        Ok(Touched { game: Some(id), service: None })
+    }
+
+    fn game(&mut self, id: &str, change: impl FnOnce(&mut Game)) -> Result<Touched, Skip> {
+        let id: GameId = id.parse()?;
+        let Some(game) = self.games.get_mut(&id) else { return Ok(Touched::default()) };
+        change(game);
+        Ok(Touched { game: Some(id), service: None })
+    }
+
+    fn phase(&mut self, id: &str, phase: Phase, status: &str, at: i64) -> Result<Touched, Skip> {
+        self.game(id, |game| {
+            game.phase = phase;
+            game.phase_since_us = at;
+            status.clone_into(&mut game.status);
+            if phase.is_over() {
+                game.queued_since_us = None;
+            }
+        })
+    }
+
+    fn assigned(&mut self, e: &v1::GameAssigned, epoch: Epoch, at: i64) -> Result<Touched, Skip> {
+        let Some(info) = &e.game else { return Ok(Touched::default()) };
+        let shard = InstanceId::lenient(&e.shard)?;
+        self.game(&info.id, |game| {
+            game.owner = Some(Owner { shard, epoch, since_us: at, confirmed_at_us: None });
+            game.queued_since_us = None;
+        })
+    }
+
+    fn owned(&mut self, info: Option<&v1::Game>, epoch: u64, change: impl FnOnce(&mut Owner)) -> Result<Touched, Skip> {
+        let Some(info) = info else { return Ok(Touched::default()) };
+        self.game(&info.id, |game| {
+            if let Some(owner) = game.owner.as_mut().filter(|o| o.epoch.0 == epoch) {
+                change(owner);
+            }
+        })
+    }
+
+    fn service(
+        &mut self,
+        info: Option<&v1::Service>,
+        make: impl FnOnce(v1::Service) -> Service,
+    ) -> Result<Touched, Skip> {
+        let Some(info) = info else { return Ok(Touched::default()) };
+        let key = service_key(info)?;
+        self.services.insert(key.clone(), make(info.clone()));
+        Ok(Touched { game: None, service: Some(key) })
+    }
+}
+
+/// The key of the service that `info` describes.
+///
+/// # Errors
+/// When its instance id is not allowed.
+pub fn service_key(info: &v1::Service) -> Result<ServiceKey, arbees_proto::ids::BadId> {
+    let kind = ServiceKind::of_name(&info.kind);
+    let instance = InstanceId::lenient(&info.instance)?;
+    Ok(ServiceKey { kind, instance })
+}
+
+fn event_id(event: &v1::Event) -> EventId {
+    EventId::from_bytes(&event.id).unwrap_or(EventId([0; 16]))
+}

@@ -1,0 +1,112 @@
+//! The orchestrator's own heartbeat on the log, with the head of what it has applied, and its word on Redis whether the log
+//! is there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arbees_core::bus::{Bus, contract};
+use arbees_core::log::Log;
+use arbees_core::time::{now_us, rfc3339};
+use arbees_fleet::state::Head;
+use arbees_proto::{EventId, Payload, ServiceKind, envelope, v1};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+/// How often it beats on the log.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often it tells Redis whether the log is there.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// The log is there if a beat was acknowledged within this.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What the loop tells its heart.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    pub head: Head,
+    /// Since when an append has been outstanding.
+    pub appending_since: Option<Instant>,
+}
+
+/// Who is beating.
+#[derive(Clone, Debug)]
+pub struct Heart {
+    pub log: Log,
+    pub bus: Bus,
+    pub producer: v1::Producer,
+    pub started_at_us: i64,
+    pub pulse: watch::Receiver<Pulse>,
+}
+
+/// Beats until canceled.
+pub async fn run(heart: Heart) {
+    let (acked, last_acked) = watch::channel(None);
+    let status = tell_status(heart.clone(), last_acked);
+    tokio::join!(beat(heart, acked), status);
+}
+
+async fn beat(heart: Heart, acked: watch::Sender<Option<Instant>>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let subject = heart.log.names().heartbeat(ServiceKind::Orchestrator, &heart.producer.instance);
+    loop {
+        ticks.tick().await;
+        let event = compose(&heart);
+        let id = EventId::from_bytes(&event.id).map(|id| id.to_string()).unwrap_or_default();
+        let sent = Instant::now();
+        match heart.log.publish(subject.clone(), &event, &id).await {
+            Ok(_) => drop(acked.send_replace(Some(sent))),
+            Err(error) => tracing::debug!(%error, "beat not acknowledged"),
+        }
+    }
+}
+
+fn compose(heart: &Heart) -> v1::Event {
+    let now = now_us();
+    let head = heart.pulse.borrow().head.clone();
+    let service = v1::Service {
+        kind: ServiceKind::Orchestrator.as_str().to_owned(),
+        instance: heart.producer.instance.clone(),
+        process: heart.producer.process.clone(),
+        started_at_us: heart.started_at_us,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        on_log: true,
+        ..v1::Service::default()
+    };
+    let beat = v1::Heartbeat {
+        service: Some(service),
+        status: "healthy".to_owned(),
+        last_applied: head.sequence,
+        head: Some(v1::LogHead { sequence: head.sequence, hash: head.hash.to_vec() }),
+        ..v1::Heartbeat::default()
+    };
+    v1::Event {
+        id: EventId::derive(now, &[heart.producer.process.as_bytes(), &now.to_le_bytes()]).0.to_vec(),
+        occurred_at_us: now,
+        producer: Some(heart.producer.clone()),
+        schema_version: envelope::SCHEMA_VERSION,
+        payload: Some(Payload::Heartbeat(beat)),
+        ..v1::Event::default()
+    }
+}
+
+async fn tell_status(heart: Heart, acked: watch::Receiver<Option<Instant>>) {
+    let heart = Arc::new(heart);
+    let mut ticks = tokio::time::interval(STATUS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let pulse = heart.pulse.borrow().clone();
+        let is_fresh = acked.borrow().is_some_and(|at| at.elapsed() < FRESH + EVERY);
+        let is_stuck = pulse.appending_since.is_some_and(|since| since.elapsed() > FRESH);
+        let status = contract::LogStatus {
+            instance: heart.producer.instance.clone(),
+            term: pulse.head.term,
+            log_ok: is_fresh && !is_stuck,
+            last_sequence: pulse.head.sequence,
+            timestamp: rfc3339(now_us()),
+        };
+        let Ok(payload) = serde_json::to_string(&status) else { continue };
+        // Whether Redis is there is told by those who need it.
+        let _ = heart.bus.publish(contract::LOG_STATUS, &payload).await;
+    }
+}

@@ -1,0 +1,66 @@
+//! What the orchestrator reads from its environment.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, redis_url};
+use arbees_fleet::{SECOND, Settings};
+
+/// Everything it is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub log: LogConfig,
+    pub redis_url: String,
+    pub espn_url: String,
+    pub listen: SocketAddr,
+    /// `INSTANCE_ID`.
+    pub instance: String,
+    /// This run of it.
+    pub process: String,
+    pub discovery_every: Duration,
+    pub schedule_every: Duration,
+    pub settings: Settings,
+}
+
+impl Config {
+    /// Reads it, and says everything that is wrong at once.
+    pub fn read<F: Fn(&str) -> Option<String>>(mut env: Env<F>) -> Result<Self, ConfigErrors> {
+        let log = LogConfig::read(&mut env);
+        let redis_url = redis_url(&mut env);
+        let espn_url = env.url("ESPN_BASE_URL", arbees_core::espn::BASE_URL, &["http://", "https://"]);
+        let listen = http_listen(&mut env);
+        let instance = env.text("INSTANCE_ID").unwrap_or_else(|| "orchestrator-1".to_owned());
+        env.take("INSTANCE_ID", arbees_proto::InstanceId::strict(&instance));
+        let beat_ms: u64 = env.number("LOG_HEARTBEAT_MS", 1_000, 50..=60_000);
+        let ttl_ms: u64 = env.number("LEASE_TTL_MS", 2_000, 100..=600_000);
+        let margin_ms: u64 = env.number("LEASE_MARGIN_MS", 250, 0..=60_000);
+        env.check(ttl_ms >= 2 * beat_ms, "LEASE_TTL_MS must be at least twice LOG_HEARTBEAT_MS");
+        let pregame_minutes: i64 = env.number("PREGAME_ASSIGN_MINUTES", 15, 0..=1_440);
+        let window_hours: i64 = env.number("PREGAME_DISCOVERY_WINDOW_HOURS", 6, 0..=48);
+        let timeout = env.seconds("SHARD_TIMEOUT_SECS", 60.0, 1.0..=3_600.0);
+        let interval = env.seconds("HEARTBEAT_INTERVAL_SECS", 10.0, 0.1..=600.0);
+        let config = Self {
+            log,
+            redis_url,
+            espn_url,
+            listen,
+            instance,
+            process: uuid::Uuid::new_v4().simple().to_string(),
+            discovery_every: env.seconds("DISCOVERY_INTERVAL_SECS", 30.0, 0.1..=3_600.0),
+            schedule_every: env.seconds("SCHEDULED_SYNC_INTERVAL_SECS", 3_600.0, 1.0..=86_400.0),
+            settings: Settings {
+                pregame_assign: pregame_minutes * 60 * SECOND,
+                discovery_window: window_hours * 3_600 * SECOND,
+                redis_timeout: micros(timeout),
+                redis_interval: micros(interval),
+                log_timeout: micros(Duration::from_millis(ttl_ms + margin_ms)),
+                ..Settings::default()
+            },
+        };
+        env.finish(config)
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,29 @@
+//! `arbees-orchestrator`: finds games, gives each to one shard, and writes every decision into the log before anyone acts on it.
+
+mod beat;
+mod config;
+mod discovery;
+mod inbox;
+mod leader;
+mod outbox;
+
+use std::process::ExitCode;
+
+use arbees_core::exit::{Exit, report};
+use arbees_core::{bus::Bus, config::process_env, espn::Espn, start};
+
+use crate::config::Config;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    report("arbees-orchestrator", run().await)
+}
+
+async fn run() -> Result<(), Exit> {
+    let config = Config::read(process_env()).map_err(Exit::Config)?;
+    let (stop, health) = start::begin(config.listen, &["log", "leader"]).await?;
+    let Some(log) = start::log("arbees-orchestrator", &config.log, &health, &stop).await? else { return Ok(()) };
+    let bus = Bus::open(&config.redis_url).map_err(|e| Exit::Failed(e.to_string()))?;
+    let espn = Espn::new(&config.espn_url).map_err(|e| Exit::Failed(e.to_string()))?;
+    leader::run(&config, &log, &bus, &espn, &health, &stop).await
+}

@@ -1,0 +1,201 @@
+//! Subject names: built here, read back here, nowhere else spelt.
+//!
+//! `{root}.control.assignment.{game}.{from}.{to}` and the rest of the table in `docs/ARCHITECTURE.md`. An id that a subject
+//! token can't hold is escaped: every byte outside letters, digits, `_` and `-` becomes `=` and two hex digits.
+
+use std::fmt::Write as _;
+
+use crate::ids::{GameId, NONE, ServiceKind};
+use crate::v1::event::Payload;
+
+/// What stands in front of every subject.
+const ROOT: &str = "arbees";
+
+/// Escapes `id` into one subject token.
+#[must_use]
+pub fn escape(id: &str) -> String {
+    let mut out = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "={byte:02x}");
+        }
+    }
+    out
+}
+
+/// The id that `token` was made from; none when it is not one of ours.
+#[must_use]
+pub fn unescape(token: &str) -> Option<String> {
+    let mut bytes = token.bytes();
+    let mut out = Vec::with_capacity(token.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'=' {
+            let hex = [bytes.next()?, bytes.next()?];
+            out.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    let id = String::from_utf8(out).ok()?;
+    (escape(&id) == token).then_some(id)
+}
+
+/// Builds the subjects and stream names of one deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    root: String,
+    stream_prefix: String,
+}
+
+impl Names {
+    /// The names of the deployment `prefix`; empty for the one that needs none.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        if prefix.is_empty() {
+            Self { root: ROOT.to_owned(), stream_prefix: String::new() }
+        } else {
+            Self { root: format!("{prefix}.{ROOT}"), stream_prefix: format!("{prefix}_") }
+        }
+    }
+
+    /// The name of the stream `base` (`CONTROL`, …).
+    #[must_use]
+    pub fn stream(&self, base: &str) -> String {
+        format!("{}{base}", self.stream_prefix)
+    }
+
+    /// All of CONTROL.
+    #[must_use]
+    pub fn control_all(&self) -> String {
+        format!("{}.control.>", self.root)
+    }
+
+    /// All heartbeats.
+    #[must_use]
+    pub fn heartbeat_all(&self) -> String {
+        format!("{}.heartbeat.*.*", self.root)
+    }
+
+    /// All alerts.
+    #[must_use]
+    pub fn alert_all(&self) -> String {
+        format!("{}.alert.*", self.root)
+    }
+
+    /// All game states.
+    #[must_use]
+    pub fn game_state_all(&self) -> String {
+        format!("{}.game_state.*", self.root)
+    }
+
+    /// Where the instance's own heartbeats go.
+    #[must_use]
+    pub fn heartbeat(&self, kind: ServiceKind, instance: &str) -> String {
+        format!("{}.heartbeat.{kind}.{}", self.root, escape(instance))
+    }
+
+    /// Where the states of `game` go.
+    #[must_use]
+    pub fn game_state(&self, game: &GameId) -> String {
+        format!("{}.game_state.{game}", self.root)
+    }
+
+    /// The two filters that together are a shard's own stream: its games going, and its games coming.
+    #[must_use]
+    pub fn shard_filters(&self, shard: &str) -> [String; 2] {
+        let me = escape(shard);
+        [format!("{}.control.assignment.*.{me}.*", self.root), format!("{}.control.assignment.*.*.{me}", self.root)]
+    }
+
+    /// The subject on which `payload` belongs in CONTROL; none for what belongs elsewhere.
+    #[must_use]
+    pub fn control(&self, payload: &Payload) -> Option<String> {
+        let root = &self.root;
+        let game = |id: &str| Some(format!("{root}.control.game.{}", escape(id)));
+        let assignment = |id: &str, from: &str, to: &str| {
+            Some(format!("{root}.control.assignment.{}.{}.{}", escape(id), escape(from), escape(to)))
+        };
+        let service = |s: Option<&crate::v1::Service>| {
+            s.map(|s| format!("{root}.control.service.{}.{}", escape(&s.kind), escape(&s.instance)))
+        };
+        match payload {
+            Payload::LeaderElected(_) => Some(format!("{root}.control.leader")),
+            Payload::GameDiscovered(e) => e.game.as_ref().and_then(|g| game(&g.id)),
+            Payload::GameWentLive(e) => game(&e.game),
+            Payload::GameSuspended(e) => game(&e.game),
+            Payload::GameResumed(e) => game(&e.game),
+            Payload::GamePostponed(e) => game(&e.game),
+            Payload::GameCanceled(e) => game(&e.game),
+            Payload::GameFinished(e) => game(&e.game),
+            Payload::GameQueued(e) => game(&e.game),
+            Payload::MarketsMatched(e) => game(&e.game),
+            Payload::GameAssigned(e) => e.game.as_ref().and_then(|g| assignment(&g.id, NONE, &e.shard)),
+            Payload::GameReleased(e) => assignment(&e.game, &e.shard, NONE),
+            Payload::AssignmentConfirmed(e) => e.game.as_ref().and_then(|g| assignment(&g.id, &e.shard, &e.shard)),
+            Payload::AssignmentAmended(e) => e.game.as_ref().and_then(|g| assignment(&g.id, &e.shard, &e.shard)),
+            Payload::ServiceRegistered(e) => service(e.service.as_ref()),
+            Payload::ServiceRestarted(e) => service(e.service.as_ref()),
+            Payload::Heartbeat(_) | Payload::GameStateChanged(_) => None,
+        }
+    }
+}
+
+/// The name of an event's type, as it stands in the header `Arbees-Type`.
+#[must_use]
+pub const fn type_name(payload: &Payload) -> &'static str {
+    match payload {
+        Payload::LeaderElected(_) => "LeaderElected",
+        Payload::GameDiscovered(_) => "GameDiscovered",
+        Payload::GameWentLive(_) => "GameWentLive",
+        Payload::GameSuspended(_) => "GameSuspended",
+        Payload::GameResumed(_) => "GameResumed",
+        Payload::GamePostponed(_) => "GamePostponed",
+        Payload::GameCanceled(_) => "GameCanceled",
+        Payload::GameFinished(_) => "GameFinished",
+        Payload::GameQueued(_) => "GameQueued",
+        Payload::MarketsMatched(_) => "MarketsMatched",
+        Payload::GameAssigned(_) => "GameAssigned",
+        Payload::GameReleased(_) => "GameReleased",
+        Payload::AssignmentConfirmed(_) => "AssignmentConfirmed",
+        Payload::AssignmentAmended(_) => "AssignmentAmended",
+        Payload::ServiceRegistered(_) => "ServiceRegistered",
+        Payload::ServiceRestarted(_) => "ServiceRestarted",
+        Payload::Heartbeat(_) => "Heartbeat",
+        Payload::GameStateChanged(_) => "GameStateChanged",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_id_survives_escaping_as_one_token(id in "\\PC{1,64}") {
+            let token = escape(&id);
+            prop_assert!(!token.contains(['.', '*', '>', ' ']));
+            prop_assert_eq!(unescape(&token), Some(id));
+        }
+    }
+
+    #[test]
+    fn tokens_that_are_not_ours_are_not_read() {
+        for foreign in ["a=", "a=z1", "a=41", "a=2E", "a.b"] {
+            assert_eq!(unescape(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_shards_filters_see_its_games_come_and_go() {
+        let [going, coming] = Names::new("").shard_filters("shard_01");
+        assert_eq!(going, "arbees.control.assignment.*.shard_01.*");
+        assert_eq!(coming, "arbees.control.assignment.*.*.shard_01");
+        assert_eq!(Names::new("staging").stream("CONTROL"), "staging_CONTROL");
+        assert_eq!(Names::new("staging").control_all(), "staging.arbees.control.>");
+    }
+}

@@ -1,0 +1,187 @@
+//! A private Postgres. It refuses to run as root, so there it runs in a user namespace that maps root to nobody; where
+//! namespaces are denied, as nobody itself.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::process::Command;
+
+use super::{Binaries, PortLease};
+use crate::process::Process;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// User and database.
+const NAME: &str = "arbees";
+
+/// A Postgres of our own with an empty database.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    port: PortLease,
+    programs: PathBuf,
+    folder: PathBuf,
+    wrapper: Wrapper,
+}
+
+/// How to run a program that refuses root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrapper {
+    None,
+    UserNamespace,
+    Nobody,
+}
+
+impl Postgres {
+    /// Starts one with its data in `folder`, which may hold them already.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let port = PortLease::take()?;
+        std::fs::create_dir_all(folder)?;
+        let folder = folder.canonicalize()?;
+        let wrapper = wrapper().await;
+        if !folder.join("data").join("PG_VERSION").is_file() {
+            initialise(&binaries.postgres, &folder, wrapper).await?;
+        }
+        let process = spawn(&binaries.postgres, &folder, port.port(), wrapper)?;
+        let mut server = Self { process, port, programs: binaries.postgres.clone(), folder, wrapper };
+        server.await_ready().await?;
+        server.create_database().await?;
+        Ok(server)
+    }
+
+    /// The URL of its database.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(self.port.port(), NAME)
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port.port()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Starts it again after it ended, on the same port and data.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(&self.programs, &self.folder, self.port.port(), self.wrapper)?;
+        self.await_ready().await
+    }
+
+    /// Stops it in order, without waiting for its clients.
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.process.stop(Signal::SIGINT, STOP_LIMIT).await.map(drop)
+    }
+
+    async fn await_ready(&mut self) -> Result<()> {
+        let port = self.port.port();
+        let ready = crate::wait::until("postgres to answer", START_LIMIT, || async move {
+            let connected = PgConnection::connect(&url(port, "postgres")).await;
+            connected.map_err(|e| e.to_string())?.close().await.map_err(|e| e.to_string())
+        });
+        match (ready.await, self.process.ended()) {
+            (_, Some(status)) => bail!("postgres ended ({status}):\n{}", self.process.last_words()),
+            (Err(error), None) => Err(error.context(self.process.last_words())),
+            (Ok(_), None) => Ok(()),
+        }
+    }
+
+    async fn create_database(&self) -> Result<()> {
+        let mut connection = PgConnection::connect(&url(self.port.port(), "postgres")).await?;
+        let exists = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1").bind(NAME);
+        if exists.fetch_optional(&mut connection).await?.is_none() {
+            connection.execute("CREATE DATABASE arbees").await?;
+        }
+        Ok(connection.close().await?)
+    }
+}
+
+fn url(port: u16, database: &str) -> String {
+    format!("postgres://{NAME}@127.0.0.1:{port}/{database}")
+}
+
+fn command(programs: &Path, program: &str, wrapper: Wrapper) -> Command {
+    let path = programs.join(program);
+    match wrapper {
+        Wrapper::None => Command::new(path),
+        Wrapper::UserNamespace => {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-user=65534", "--map-group=65534", "--"]).arg(path);
+            command
+        }
+        Wrapper::Nobody => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(path);
+            command
+        }
+    }
+}
+
+async fn wrapper() -> Wrapper {
+    let is_known = User::from_uid(Uid::effective()).is_ok_and(|u| u.is_some());
+    if is_known && !Uid::effective().is_root() {
+        return Wrapper::None;
+    }
+    let mut probe = Command::new("unshare");
+    probe.args(["--user", "--map-user=65534", "--map-group=65534", "--", "true"]);
+    let works = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+    if works.is_ok_and(|s| s.success()) { Wrapper::UserNamespace } else { Wrapper::Nobody }
+}
+
+async fn initialise(programs: &Path, folder: &Path, wrapper: Wrapper) -> Result<()> {
+    let data = folder.join("data");
+    std::fs::create_dir_all(&data)?;
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
+    if wrapper == Wrapper::Nobody {
+        let nobody = User::from_name("nobody")?.context("there is no user nobody")?;
+        std::os::unix::fs::chown(&data, Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw()))?;
+    }
+    let mut initdb = command(programs, "initdb", wrapper);
+    initdb.args([
+        "--username",
+        NAME,
+        "--auth",
+        "trust",
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C",
+        "--no-sync",
+        "--pgdata",
+    ]);
+    let out = initdb.arg(&data).stdin(Stdio::null()).output().await.context("starting initdb")?;
+    if !out.status.success() {
+        bail!("initdb failed:\n{}", String::from_utf8_lossy(&out.stderr));
+    }
+    Ok(())
+}
+
+fn spawn(programs: &Path, folder: &Path, port: u16, wrapper: Wrapper) -> Result<Process> {
+    let mut command = command(programs, "postgres", wrapper);
+    // TCP only: the path of a socket under a deep folder can be too long for the system.
+    command
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()])
+        .process_group(0);
+    Process::spawn("postgres", &mut command, &folder.join("postgres.log"))
+}
