@@ -1,1 +1,156 @@
-fn main() {}
+//! `arbees`: brings the stack up, shows what is so, and proves the tables against the log.
+
+mod addresses;
+mod show;
+mod table;
+mod up;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use arbees_core::exit::{Exit, report};
+use arbees_testkit::feed::Source;
+use clap::{Args, Parser, Subcommand};
+
+/// Arbees' control plane.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 well, 1 failed or different, 2 wrong configuration, 3 wrong ground, 4 superseded."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start everything on this machine: servers, feed, orchestrator, shards, projector. Ctrl-C stops all in order.
+    ///
+    /// Example: arbees up --shards 3 --feed sim --speed 60
+    Up(Up),
+    /// Apply the database migrations at DATABASE_URL and end.
+    ///
+    /// Example: DATABASE_URL=postgres://arbees@localhost/arbees arbees migrate
+    Migrate,
+    /// The fleet in a few numbers.
+    ///
+    /// Example: arbees status --json
+    Status(Look),
+    /// Games, with who watches them.
+    ///
+    /// Example: arbees games --all
+    Games {
+        /// Those that are over, too
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        look: Look,
+    },
+    /// Shards, with their load and last heartbeat.
+    ///
+    /// Example: arbees shards
+    Shards(Look),
+    /// All services that have ever beaten.
+    ///
+    /// Example: arbees services --json
+    Services(Look),
+    /// Compare the tables with the fold of the log; exit 1 and the differences if there are any.
+    ///
+    /// Example: arbees verify
+    Verify(Look),
+}
+
+#[derive(Args, Debug)]
+pub struct Up {
+    /// How many shards
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
+    shards: u16,
+    /// Where games come from: sim (made up), dir:PATH (recordings played back), live (ESPN itself)
+    #[arg(long, default_value = "sim")]
+    feed: Source,
+    /// How many times faster than real the feed plays
+    #[arg(long, default_value_t = 60.0)]
+    speed: f64,
+    /// End by itself after this long, as in 90s, 5m or 2h
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    limit: Option<Duration>,
+    /// Keep data and logs here and go on from what is there; without it each run begins anew in ./.arbees
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// One line for each event, nothing rewritten
+    #[arg(long)]
+    plain: bool,
+    /// Use the servers at NATS_URL, REDIS_URL and DATABASE_URL in place of private ones
+    #[arg(long)]
+    external: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Look {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The folder given to `arbees up --data`
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// `90s`, `5m`, `2h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let refused = || format!("{text:?} is no duration: allowed are numbers with s, m or h behind, as in 90s");
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(refused()),
+    };
+    let number: f64 = digits.parse().map_err(|_| refused())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| refused())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    report("arbees", run(Cli::parse().command).await)
+}
+
+async fn run(command: Command) -> Result<(), Exit> {
+    let done = match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Migrate => return show::migrate().await,
+        Command::Status(look) => show::status(&look).await,
+        Command::Games { all, look } => show::games(&look, all).await,
+        Command::Shards(look) => show::services(&look, Some("shard")).await,
+        Command::Services(look) => show::services(&look, None).await,
+        Command::Verify(look) => verify::run(&look).await,
+    };
+    done.map_err(|error| Exit::Failed(format!("{error:#}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7_200)));
+        for bad in ["", "s", "-1s", "1d", "1sm", "NaN"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example: "), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Where a running stack is: written by `up`, found by the other commands with no argument.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::Look;
+
+/// Where `up` keeps its things when it is not told.
+pub const DEFAULT_FOLDER: &str = ".arbees";
+const FILE: &str = "addresses.json";
+
+/// The addresses of one stack.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    pub nats_url: String,
+    pub redis_url: String,
+    pub database_url: String,
+    /// Base URL of the feed; empty with `--feed live`.
+    pub feed_url: String,
+    /// Base URL of each program's health.
+    pub health: std::collections::BTreeMap<String, String>,
+    /// Process id of each program.
+    pub processes: std::collections::BTreeMap<String, u32>,
+    /// Where the logs are.
+    pub logs: PathBuf,
+    /// Process id of `arbees up`.
+    pub up: u32,
+}
+
+impl Addresses {
+    /// Writes them into `folder`, whole or not at all.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let fresh = folder.join(format!("{FILE}.new"));
+        std::fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(&fresh, folder.join(FILE)).context("writing the addresses")
+    }
+
+    /// Those in `folder`, if there are any.
+    pub fn read(folder: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(folder.join(FILE)).ok()?).ok()
+    }
+
+    /// Takes them away.
+    pub fn remove(folder: &Path) {
+        // There is nothing to be done about a file that does not go, and its process id tells that it is stale.
+        let _ = std::fs::remove_file(folder.join(FILE));
+    }
+
+    /// Whether the `up` that wrote them still runs.
+    pub fn is_running(&self) -> bool {
+        i32::try_from(self.up).is_ok_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok())
+    }
+}
+
+/// The stack to look at: the one that is up here, or else the one that the environment names.
+pub fn find(look: &Look) -> Result<Addresses> {
+    let folder = look.data.clone().unwrap_or_else(|| DEFAULT_FOLDER.into());
+    if let Some(addresses) = Addresses::read(&folder).filter(Addresses::is_running) {
+        return Ok(addresses);
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    match (variable("DATABASE_URL"), variable("NATS_URL")) {
+        (Some(database_url), Some(nats_url)) => Ok(Addresses { nats_url, database_url, ..Addresses::default() }),
+        _ => bail!(
+            "nothing is up in {}: start it with `arbees up`, name its folder with --data, or set DATABASE_URL and NATS_URL",
+            folder.display()
+        ),
+    }
+}

@@ -1,0 +1,122 @@
+//! `arbees up`: every program its own process, stopped in order.
+
+mod children;
+mod ground;
+mod screen;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use arbees_testkit::feed::Source;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Up;
+use crate::addresses::{Addresses, DEFAULT_FOLDER};
+use children::Children;
+use ground::Ground;
+use screen::Screen;
+
+/// How often the figures are shown.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
+
+/// Starts everything, shows how it goes, and stops everything.
+pub async fn run(args: Up) -> Result<()> {
+    if !(args.speed.is_finite() && args.speed > 0.0) {
+        bail!("--speed {} is refused: allowed are numbers above 0", args.speed);
+    }
+    let (home, run) = folders(args.data.as_deref())?;
+    let screen = Screen::new(args.plain);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let begun = Instant::now();
+    let mut ground = None;
+    let mut children = Children::new(&run);
+    let started = async {
+        let ground = ground.insert(Ground::start(&args, &run, &screen).await?);
+        children.start(&args, ground, &screen).await?;
+        let addresses = children.addresses(ground);
+        addresses.write(&home)?;
+        anyhow::Ok(addresses)
+    };
+    let started = tokio::select! {
+        started = started => Some(started),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    let result = match started {
+        None => Ok(()),
+        Some(Err(error)) => Err(error),
+        Some(Ok(addresses)) => {
+            screen.line(&format!(
+                "ready in {:.1} s; look around with `arbees status`, `games`, `shards`, `verify`",
+                begun.elapsed().as_secs_f64()
+            ));
+            tokio::select! {
+                result = watch(&mut children, &addresses, &screen, args.limit) => result,
+                _ = interrupt.recv() => Ok(()),
+                _ = terminate.recv() => Ok(()),
+            }
+        }
+    };
+    screen.line("stopping");
+    let stopped = children.stop(&screen).await;
+    Addresses::remove(&home);
+    if let Some(ground) = ground {
+        ground.stop(&screen).await?;
+    }
+    result.and(stopped)
+}
+
+/// Shows figures until the time is over; an error when a program ended that should not have.
+async fn watch(children: &mut Children, addresses: &Addresses, screen: &Screen, limit: Option<Duration>) -> Result<()> {
+    let begun = Instant::now();
+    let pool = crate::show::connect(&addresses.database_url).await?;
+    let mut last_shown = Instant::now();
+    let mut died = Vec::new();
+    while limit.is_none_or(|limit| begun.elapsed() < limit) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for dead in children.new_dead() {
+            screen.line(&dead);
+            died.push(dead);
+        }
+        if last_shown.elapsed() >= SHOW_EVERY {
+            last_shown = Instant::now();
+            match arbees_projections::queries::summary(&pool).await {
+                Ok(s) => screen.status(&format!(
+                    "games: {} live, {} scheduled, {} suspended, {} over | {} assigned, {} not yet confirmed, {} waiting | {} states | log at {}",
+                    s.live, s.scheduled, s.suspended, s.over, s.assigned, s.unconfirmed, s.queued, s.game_states, s.sequence
+                )),
+                Err(error) => screen.status(&format!("tables: {error}")),
+            }
+        }
+    }
+    if died.is_empty() { Ok(()) } else { bail!("{} program(s) ended by themselves", died.len()) }
+}
+
+/// The folder where other commands look, and the one for this run's data and logs.
+fn folders(data: Option<&Path>) -> Result<(PathBuf, PathBuf)> {
+    let home = data.map_or_else(|| PathBuf::from(DEFAULT_FOLDER), Path::to_owned);
+    std::fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
+    let home = home.canonicalize()?;
+    if let Some(other) = Addresses::read(&home).filter(Addresses::is_running) {
+        bail!("already up in {} (process {}); stop it first, or give another --data", home.display(), other.up);
+    }
+    if data.is_some() {
+        return Ok((home.clone(), home));
+    }
+    let run = home.join("run");
+    if run.exists() {
+        std::fs::remove_dir_all(&run).with_context(|| format!("removing the last run in {}", run.display()))?;
+    }
+    std::fs::create_dir_all(&run)?;
+    Ok((home, run))
+}
+
+/// How the feed is named on the screen.
+fn feed_name(source: &Source, speed: f64) -> String {
+    match source {
+        Source::Sim => format!("made-up games, {speed} times as fast"),
+        Source::Folder(path) => format!("{}, {speed} times as fast", path.display()),
+        Source::Live => "ESPN itself".to_owned(),
+    }
+}

@@ -1,0 +1,21 @@
+//! Numbered migrations, compiled in, applied one after the other under a lock. A released one is never edited.
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{PgPool, SqlSafeStr as _};
+
+/// All migrations, in their order.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "arbees", include_str!("../../../migrations/0001_arbees.sql"))];
+
+/// Brings the schema `arbees` up to date.
+///
+/// # Errors
+/// When the database is away, or holds a migration that differs from the one in here.
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    let migrations = MIGRATIONS.into_iter().map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.create_schema("arbees");
+    migrator.dangerous_set_table_name("arbees.schema_migrations");
+    migrator.run(pool).await
+}

@@ -1,0 +1,52 @@
+//! `arbees-projector`: keeps the tables equal to the fold of the log.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, process_env};
+use arbees_core::db::{self, DbConfig};
+use arbees_core::exit::{Exit, report, whole};
+use arbees_core::retry::{GaveUp, Policy, retry};
+use arbees_core::start;
+use arbees_projections::projector;
+
+struct Config {
+    log: LogConfig,
+    db: DbConfig,
+    listen: SocketAddr,
+}
+
+impl Config {
+    fn read<F: Fn(&str) -> Option<String>>(mut env: Env<F>) -> Result<Self, ConfigErrors> {
+        let config =
+            Self { log: LogConfig::read(&mut env), db: DbConfig::read(&mut env), listen: http_listen(&mut env) };
+        env.finish(config)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    report("arbees-projector", run().await)
+}
+
+async fn run() -> Result<(), Exit> {
+    let config = Config::read(process_env()).map_err(Exit::Config)?;
+    let (stop, health) = start::begin(config.listen, &["log", "database"]).await?;
+    let Some(log) = start::log("arbees-projector", &config.log, &health, &stop).await? else { return Ok(()) };
+    let pool = config.db.pool("arbees-projector").map_err(|e| Exit::Failed(e.to_string()))?;
+    let policy = Policy::patient();
+    let is_away = |e: &sqlx::migrate::MigrateError| match e {
+        sqlx::migrate::MigrateError::Execute(e) => db::is_away(e),
+        _ => false,
+    };
+    match retry("database", &policy, &stop, is_away, || db::migrate(&pool)).await {
+        Ok(()) => health.ok("database"),
+        Err(GaveUp::Canceled) => return Ok(()),
+        Err(GaveUp::Permanent(error) | GaveUp::Exhausted { last: error, .. }) => {
+            return Err(Exit::Ground(format!("schema arbees: {}", whole(&error))));
+        }
+    }
+    projector::run(&log, &pool, &health, &stop).await;
+    pool.close().await;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The projector: each stream in batches, each batch in one transaction with its checkpoint.
+//!
+//! A crash anywhere leaves rows and checkpoint as they were, and the batch comes again. Whatever goes wrong, the cure is the
+//! same: forget all that is in memory and begin at the checkpoint.
+
+use arbees_core::health::Health;
+use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError, Stored};
+use arbees_core::retry::Policy;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{self, ApplyError};
+use crate::control::ControlFold;
+use crate::{game_states, heartbeats, letters};
+
+/// Messages in a batch at most: beyond it Postgres gets no faster.
+const MAX_MESSAGES: usize = 1_000;
+/// Bytes in a batch at most, so that large events can't fill the memory.
+const MAX_BYTES: usize = 8 << 20;
+
+/// Why a stream's projection began anew.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("log: {0}")]
+    Log(#[from] ReadError),
+}
+
+impl From<sqlx::Error> for Interrupted {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Apply(ApplyError::Database(error))
+    }
+}
+
+/// Projects all streams until asked to stop.
+pub async fn run(log: &Log, pool: &PgPool, health: &Health, stop: &CancellationToken) {
+    let streams = [CONTROL, HEARTBEATS, GAME_STATES].map(|stream| {
+        let (log, pool, health, stop) = (log.clone(), pool.clone(), health.clone(), stop.clone());
+        // A task of its own: a transaction is never dropped halfway by a select of ours.
+        tokio::spawn(async move { project(&log, &pool, &health, &stop, stream).await })
+    });
+    for task in streams {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "projection ended");
+        }
+    }
+}
+
+async fn project(log: &Log, pool: &PgPool, health: &Health, stop: &CancellationToken, stream: &'static str) {
+    let mut delays = Policy::patient().delays();
+    let mut is_away = false;
+    while !stop.is_cancelled() {
+        let attempt = Projection { log, pool, health, stop, stream };
+        let Err(error) = attempt.follow(&mut delays, &mut is_away).await else { return };
+        if !is_away {
+            tracing::warn!(stream, %error, "projection interrupted, beginning again at the checkpoint");
+            is_away = true;
+        }
+        if matches!(error, Interrupted::Apply(ApplyError::Database(_))) {
+            health.failed("database", error.to_string());
+        }
+        delays.wait(stop).await;
+    }
+}
+
+struct Projection<'a> {
+    log: &'a Log,
+    pool: &'a PgPool,
+    health: &'a Health,
+    stop: &'a CancellationToken,
+    stream: &'static str,
+}
+
+impl Projection<'_> {
+    async fn follow(&self, delays: &mut arbees_core::retry::Delays, is_away: &mut bool) -> Result<(), Interrupted> {
+        let mut at = checkpoint::load(self.pool, self.stream).await?;
+        let mut fold = match self.stream {
+            CONTROL => Some(ControlFold::new(self.log.fold(Some(at)).await?)),
+            _ => None,
+        };
+        let mut tail = self.log.tail(self.stream, Vec::new(), at + 1);
+        tracing::info!(stream = self.stream, from = at + 1, "projecting");
+        loop {
+            let first = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                first = tail.next() => first,
+            };
+            let Some(first) = first else { return Ok(()) };
+            let mut bytes = first.payload.len();
+            let mut batch = vec![first];
+            while batch.len() < MAX_MESSAGES
+                && bytes < MAX_BYTES
+                && let Some(next) = tail.ready()
+            {
+                bytes += next.payload.len();
+                batch.push(next);
+            }
+            at = self.apply(&batch, fold.as_mut(), at).await?;
+            self.health.ok("database");
+            delays.reset();
+            if std::mem::take(is_away) {
+                tracing::info!(stream = self.stream, sequence = at, "projecting again");
+            }
+        }
+    }
+
+    async fn apply(&self, batch: &[Stored], fold: Option<&mut ControlFold>, at: u64) -> Result<u64, Interrupted> {
+        let to = batch.last().map_or(at, |m| m.sequence);
+        let mut tx = self.pool.begin().await?;
+        match (self.stream, fold) {
+            (CONTROL, Some(fold)) => {
+                batch.iter().for_each(|stored| fold.add(stored));
+                let changes = std::mem::take(&mut fold.changes);
+                letters::archive(&mut tx, CONTROL, batch).await?;
+                changes.write(&mut tx).await?;
+            }
+            (HEARTBEATS, _) => heartbeats::write(&mut tx, batch).await?,
+            _ => game_states::write(&mut tx, batch).await?,
+        }
+        checkpoint::advance(&mut tx, self.stream, at, to).await?;
+        tx.commit().await?;
+        Ok(to)
+    }
+}

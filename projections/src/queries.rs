@@ -1,0 +1,140 @@
+//! What the tables answer.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgPool, Row as _};
+
+/// A game with who watches it.
+#[derive(Clone, Debug, Serialize)]
+pub struct GameLine {
+    pub game: String,
+    pub home: String,
+    pub away: String,
+    pub starts_at: Option<DateTime<Utc>>,
+    pub phase: String,
+    pub shard: Option<String>,
+    pub epoch: Option<i64>,
+    pub since: Option<DateTime<Utc>>,
+    pub confirmed_at: Option<DateTime<Utc>>,
+    pub queued_since: Option<DateTime<Utc>>,
+    pub score: Option<String>,
+}
+
+/// Games: those not over unless `all`, live ones first.
+pub async fn games(pool: &PgPool, all: bool) -> Result<Vec<GameLine>, sqlx::Error> {
+    let sql = "SELECT g.game_id, g.home_team, g.away_team, g.starts_at, g.phase, a.shard_id, a.epoch, a.assigned_at,
+                   a.confirmed_at, g.queued_since_at, s.score
+               FROM arbees.games g
+               LEFT JOIN arbees.assignments a USING (game_id)
+               LEFT JOIN LATERAL (
+                   SELECT s.away_score || '-' || s.home_score AS score FROM arbees.game_states s
+                   WHERE s.game_id = g.game_id ORDER BY s.sequence DESC LIMIT 1) s ON true
+               WHERE $1 OR a.game_id IS NOT NULL OR g.phase IN ('scheduled', 'live', 'suspended')
+               ORDER BY g.phase <> 'live', g.starts_at, g.game_id";
+    let rows = sqlx::query(sql).bind(all).fetch_all(pool).await?;
+    let line = |r: &sqlx::postgres::PgRow| GameLine {
+        game: r.get(0),
+        home: r.get(1),
+        away: r.get(2),
+        starts_at: r.get(3),
+        phase: r.get(4),
+        shard: r.get(5),
+        epoch: r.get(6),
+        since: r.get(7),
+        confirmed_at: r.get(8),
+        queued_since: r.get(9),
+        score: r.get(10),
+    };
+    Ok(rows.iter().map(line).collect())
+}
+
+/// A service with its last beat.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceLine {
+    pub kind: String,
+    pub instance: String,
+    pub status: Option<String>,
+    pub last_beat: Option<DateTime<Utc>>,
+    /// Seconds since then.
+    pub silent_for: Option<f64>,
+    pub games: i64,
+    pub max_games: Option<i32>,
+    pub on_log: bool,
+    pub version: Option<String>,
+    pub restarts: Option<i32>,
+}
+
+/// Services, or only those of one kind.
+pub async fn services(pool: &PgPool, kind: Option<&str>) -> Result<Vec<ServiceLine>, sqlx::Error> {
+    let sql = "SELECT coalesce(s.kind, h.kind), coalesce(s.instance, h.instance), h.status, h.beat_at,
+                   extract(epoch FROM now() - h.beat_at)::double precision,
+                   (SELECT count(*) FROM arbees.assignments a WHERE a.shard_id = s.instance AND s.kind = 'shard'),
+                   s.max_games, coalesce(s.on_log, true), s.version, s.restarts
+               FROM arbees.services s FULL JOIN arbees.heartbeats_latest h USING (kind, instance)
+               WHERE $1::text IS NULL OR coalesce(s.kind, h.kind) = $1
+               ORDER BY 1, 2";
+    let rows = sqlx::query(sql).bind(kind).fetch_all(pool).await?;
+    let line = |r: &sqlx::postgres::PgRow| ServiceLine {
+        kind: r.get(0),
+        instance: r.get(1),
+        status: r.get(2),
+        last_beat: r.get(3),
+        silent_for: r.get(4),
+        games: r.get(5),
+        max_games: r.get(6),
+        on_log: r.get(7),
+        version: r.get(8),
+        restarts: r.get(9),
+    };
+    Ok(rows.iter().map(line).collect())
+}
+
+/// The fleet in a few numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    pub live: i64,
+    pub scheduled: i64,
+    pub suspended: i64,
+    pub over: i64,
+    pub assigned: i64,
+    pub unconfirmed: i64,
+    pub queued: i64,
+    pub shards: i64,
+    pub services: i64,
+    pub game_states: i64,
+    pub dead_letters: i64,
+    /// CONTROL is applied up to here.
+    pub sequence: i64,
+}
+
+/// Counts everything once, in one moment.
+pub async fn summary(pool: &PgPool) -> Result<Summary, sqlx::Error> {
+    let sql = "SELECT
+                   (SELECT count(*) FROM arbees.games WHERE phase = 'live'),
+                   (SELECT count(*) FROM arbees.games WHERE phase = 'scheduled'),
+                   (SELECT count(*) FROM arbees.games WHERE phase = 'suspended'),
+                   (SELECT count(*) FROM arbees.games WHERE phase IN ('postponed', 'canceled', 'finished')),
+                   (SELECT count(*) FROM arbees.assignments),
+                   (SELECT count(*) FROM arbees.assignments WHERE confirmed_at IS NULL),
+                   (SELECT count(*) FROM arbees.games WHERE queued_since_at IS NOT NULL),
+                   (SELECT count(*) FROM arbees.services WHERE kind = 'shard'),
+                   (SELECT count(*) FROM arbees.services),
+                   (SELECT count(*) FROM arbees.game_states),
+                   (SELECT count(*) FROM arbees.dead_letters),
+                   coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL'), 0)";
+    let r = sqlx::query(sql).fetch_one(pool).await?;
+    Ok(Summary {
+        live: r.get(0),
+        scheduled: r.get(1),
+        suspended: r.get(2),
+        over: r.get(3),
+        assigned: r.get(4),
+        unconfirmed: r.get(5),
+        queued: r.get(6),
+        shards: r.get(7),
+        services: r.get(8),
+        game_states: r.get(9),
+        dead_letters: r.get(10),
+        sequence: r.get(11),
+    })
+}

@@ -1,0 +1,258 @@
+//! Proof that the tables equal the fold of the log, on a live system.
+//!
+//! Tables and checkpoint are read in one snapshot of the database; the log is then folded from its first message up to that
+//! checkpoint and every row compared.
+
+use std::collections::BTreeMap;
+
+use arbees_core::log::{CONTROL, GAME_STATES, Log, ReadError};
+use arbees_fleet::State;
+use arbees_proto::Payload;
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row as _};
+
+use crate::checkpoint::unsigned;
+use crate::control::ControlFold;
+use crate::rows::{AssignmentRow, GameRow, HistoryRow, ServiceRow};
+
+/// Differences that are listed; all are counted.
+const LISTED: usize = 20;
+
+/// What was compared, and what differs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// CONTROL up to this sequence.
+    pub sequence: u64,
+    /// The fold's hash at that sequence, in hex.
+    pub state_hash: String,
+    /// Rows compared, by table.
+    pub rows: BTreeMap<&'static str, usize>,
+    /// Messages of CONTROL that are no valid events.
+    pub invalid_messages: u64,
+    /// How many differences there are.
+    pub differences: usize,
+    /// The first of them.
+    pub first_differences: Vec<String>,
+}
+
+impl Report {
+    fn differ(&mut self, what: String) {
+        self.differences += 1;
+        if self.first_differences.len() < LISTED {
+            self.first_differences.push(what);
+        }
+    }
+
+    fn compare<R: PartialEq + std::fmt::Debug>(
+        &mut self,
+        table: &'static str,
+        mut expected: BTreeMap<String, R>,
+        found: Vec<(String, R)>,
+    ) {
+        self.rows.insert(table, expected.len());
+        for (key, row) in found {
+            match expected.remove(&key) {
+                None => self.differ(format!("{table} {key}: in the table, not in the log")),
+                Some(want) if want != row => {
+                    self.differ(format!("{table} {key}: the log says {want:?}, the table {row:?}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for key in expected.keys() {
+            self.differ(format!("{table} {key}: in the log, not in the table"));
+        }
+    }
+}
+
+/// Why nothing could be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("log: {0}")]
+    Log(#[from] ReadError),
+}
+
+/// The tables in one snapshot.
+struct Tables {
+    control: u64,
+    states: u64,
+    games: Vec<(String, GameRow)>,
+    assignments: Vec<(String, AssignmentRow)>,
+    history: Vec<(String, HistoryRow)>,
+    services: Vec<(String, ServiceRow)>,
+    archive: Vec<(String, Vec<u8>)>,
+    game_states: Vec<(String, StateRow)>,
+}
+
+/// What is compared of a game's state.
+type StateRow = (String, i64, String, Option<i32>, Option<i32>, String);
+
+/// Compares. `progress` is told how many messages have been folded.
+pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Result<Report, VerifyError> {
+    let tables = read_tables(pool).await?;
+    let mut fold = ControlFold::new(State::default());
+    let mut archive = BTreeMap::new();
+    let mut reader = log.read(CONTROL, Vec::new(), 1, tables.control).await?;
+    while let Some(stored) = reader.next().await? {
+        fold.add(&stored);
+        archive.insert(stored.sequence.to_string(), stored.payload.to_vec());
+        if stored.sequence % 50_000 == 0 {
+            progress(stored.sequence, tables.control);
+        }
+    }
+    let state = fold.state();
+    let mut report = Report {
+        sequence: tables.control,
+        state_hash: arbees_proto::envelope::hex(&state.hash()),
+        invalid_messages: state.head.skipped,
+        ..Report::default()
+    };
+    let changes = fold.changes;
+    let assignments = changes.assignments.into_iter().filter_map(|(id, row)| Some((id.to_string(), row?)));
+    report.compare("games", keyed(changes.games), tables.games);
+    report.compare("assignments", assignments.collect(), tables.assignments);
+    let history = changes.begun.into_iter().map(|((id, epoch), row)| (format!("{id}@{epoch}"), row));
+    report.compare("assignment_history", history.collect(), tables.history);
+    report.compare("services", keyed(changes.services), tables.services);
+    report.compare("event_archive", archive, tables.archive);
+    let states = expected_states(log, tables.states).await?;
+    let (first, _) = log.bounds(GAME_STATES).await?;
+    let retained = |(key, _): &(String, StateRow)| key.parse::<u64>().is_ok_and(|sequence| sequence >= first);
+    report.compare("game_states", states, tables.game_states.into_iter().filter(retained).collect());
+    Ok(report)
+}
+
+fn keyed<K: ToString, R>(rows: BTreeMap<K, R>) -> BTreeMap<String, R> {
+    rows.into_iter().map(|(key, row)| (key.to_string(), row)).collect()
+}
+
+async fn expected_states(log: &Log, last: u64) -> Result<BTreeMap<String, StateRow>, ReadError> {
+    let mut rows = BTreeMap::new();
+    let mut reader = log.read(GAME_STATES, Vec::new(), 1, last).await?;
+    let number = |n: Option<u32>| n.and_then(|n| i32::try_from(n).ok());
+    while let Some(stored) = reader.next().await? {
+        let Ok(event) = stored.event() else { continue };
+        let Some(Payload::GameStateChanged(s)) = event.payload else { continue };
+        let epoch = crate::checkpoint::signed(s.epoch);
+        let row = (s.game, epoch, s.shard, number(s.home_score), number(s.away_score), s.status);
+        rows.insert(stored.sequence.to_string(), row);
+    }
+    Ok(rows)
+}
+
+async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *tx).await?;
+    let checkpoint = "SELECT coalesce(max(sequence), 0) FROM arbees.projection_checkpoints WHERE stream = $1";
+    let control = unsigned(sqlx::query(checkpoint).bind(CONTROL).fetch_one(&mut *tx).await?.get(0));
+    let states = unsigned(sqlx::query(checkpoint).bind(GAME_STATES).fetch_one(&mut *tx).await?.get(0));
+    let tables = Tables {
+        control,
+        states,
+        games: read(&mut tx, GAMES, |r| (r.get(0), game_row(r))).await?,
+        assignments: read(&mut tx, ASSIGNMENTS, |r| (r.get(0), assignment_row(r))).await?,
+        history: read(&mut tx, HISTORY, |r| {
+            let row = history_row(r);
+            (format!("{}@{}", row.game_id, row.epoch), row)
+        })
+        .await?,
+        services: read(&mut tx, SERVICES, |r| {
+            let row = service_row(r);
+            (format!("{}/{}", row.kind, row.instance), row)
+        })
+        .await?,
+        archive: read(&mut tx, ARCHIVE, |r| (r.get::<i64, _>(0).to_string(), r.get(1))).await?,
+        game_states: read(&mut tx, STATES, |r| {
+            let row = (r.get(1), r.get(2), r.get(3), r.get(4), r.get(5), r.get(6));
+            (r.get::<i64, _>(0).to_string(), row)
+        })
+        .await?,
+    };
+    tx.commit().await?;
+    Ok(tables)
+}
+
+const GAMES: &str =
+    "SELECT game_id, league, event_id, home_team, away_team, starts_at, phase, phase_since_at, status, markets,
+    queued_since_at, sequence FROM arbees.games";
+const ASSIGNMENTS: &str =
+    "SELECT game_id, shard_id, epoch, assigned_at, confirmed_at, sequence FROM arbees.assignments";
+const HISTORY: &str = "SELECT game_id, epoch, shard_id, assigned_at, cause, rule, candidates, rejections, confirmed_at,
+    ended_at, end_cause FROM arbees.assignment_history";
+const SERVICES: &str =
+    "SELECT kind, instance, process_id, started_at, version, shard_type, max_games, on_log, registered_at,
+    restarts, sequence FROM arbees.services";
+const ARCHIVE: &str = "SELECT sequence, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
+const STATES: &str =
+    "SELECT sequence, game_id, epoch, shard_id, home_score, away_score, status FROM arbees.game_states";
+
+async fn read<T>(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    row: impl Fn(&PgRow) -> T,
+) -> Result<Vec<T>, sqlx::Error> {
+    Ok(sqlx::query(sql).fetch_all(connection).await?.iter().map(row).collect())
+}
+
+fn game_row(r: &PgRow) -> GameRow {
+    GameRow {
+        game_id: r.get(0),
+        league: r.get(1),
+        event_id: r.get(2),
+        home_team: r.get(3),
+        away_team: r.get(4),
+        starts_at: r.get(5),
+        phase: r.get(6),
+        phase_since_at: r.get(7),
+        status: r.get(8),
+        markets: r.get(9),
+        queued_since_at: r.get(10),
+        sequence: r.get(11),
+    }
+}
+
+fn assignment_row(r: &PgRow) -> AssignmentRow {
+    AssignmentRow {
+        game_id: r.get(0),
+        shard_id: r.get(1),
+        epoch: r.get(2),
+        assigned_at: r.get(3),
+        confirmed_at: r.get(4),
+        sequence: r.get(5),
+    }
+}
+
+fn history_row(r: &PgRow) -> HistoryRow {
+    HistoryRow {
+        game_id: r.get(0),
+        epoch: r.get(1),
+        shard_id: r.get(2),
+        assigned_at: r.get(3),
+        cause: r.get(4),
+        rule: r.get(5),
+        candidates: r.get(6),
+        rejections: r.get(7),
+        confirmed_at: r.get(8),
+        ended_at: r.get(9),
+        end_cause: r.get(10),
+    }
+}
+
+fn service_row(r: &PgRow) -> ServiceRow {
+    ServiceRow {
+        kind: r.get(0),
+        instance: r.get(1),
+        process_id: r.get(2),
+        started_at: r.get(3),
+        version: r.get(4),
+        shard_type: r.get(5),
+        max_games: r.get(6),
+        on_log: r.get(7),
+        registered_at: r.get(8),
+        restarts: r.get(9),
+        sequence: r.get(10),
+    }
+}
