@@ -177,10 +177,11 @@ impl Desk<'_> {
             Mail::Input(input) => fleet.decide(now_us(), input),
             Mail::StateAsked(monitor_type) => {
                 let owned = fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
-                let all = owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
+                let all: Vec<_> =
+                    owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
                 self.outbox.put(Errand::Say {
                     channel: contract::state_response_channel(&monitor_type),
-                    payload: contract::state_response(&monitor_type, all),
+                    payload: contract::state_response(&monitor_type, &all),
                 });
             }
         }

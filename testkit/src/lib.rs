@@ -5,6 +5,7 @@
 pub mod feed;
 pub mod link;
 pub mod process;
+pub mod programs;
 pub mod recordings;
 pub mod servers;
 pub mod wait;

@@ -46,11 +46,6 @@ impl Ground {
         })
     }
 
-    /// Whether the servers are private.
-    pub const fn is_private(&self) -> bool {
-        self.ours.is_some()
-    }
-
     /// Stops what is ours: what others depend on goes last.
     pub async fn stop(self, screen: &Screen) -> Result<()> {
         let Some((mut nats, mut valkey, mut postgres)) = self.ours else { return Ok(()) };

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use arbees_testkit::feed::Source;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Up;
@@ -30,7 +29,7 @@ pub async fn run(args: Up) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let begun = Instant::now();
     let mut ground = None;
-    let mut children = Children::new(&run);
+    let mut children = Children::new(&args, &run)?;
     let started = async {
         let ground = ground.insert(Ground::start(&args, &run, &screen).await?);
         children.start(&args, ground, &screen).await?;
@@ -59,7 +58,7 @@ pub async fn run(args: Up) -> Result<()> {
         }
     };
     screen.line("stopping");
-    let stopped = children.stop(&screen).await;
+    let stopped = children.programs.stop_all(|line| screen.line(&format!("  {line}"))).await;
     Addresses::remove(&home);
     if let Some(ground) = ground {
         ground.stop(&screen).await?;
@@ -75,8 +74,8 @@ async fn watch(children: &mut Children, addresses: &Addresses, screen: &Screen, 
     let mut died = Vec::new();
     while limit.is_none_or(|limit| begun.elapsed() < limit) {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        for dead in children.new_dead() {
-            screen.line(&dead);
+        for dead in children.programs.new_dead() {
+            screen.line(&format!("  {dead}"));
             died.push(dead);
         }
         if last_shown.elapsed() >= SHOW_EVERY {
@@ -110,13 +109,4 @@ fn folders(data: Option<&Path>) -> Result<(PathBuf, PathBuf)> {
     }
     std::fs::create_dir_all(&run)?;
     Ok((home, run))
-}
-
-/// How the feed is named on the screen.
-fn feed_name(source: &Source, speed: f64) -> String {
-    match source {
-        Source::Sim => format!("made-up games, {speed} times as fast"),
-        Source::Folder(path) => format!("{}, {speed} times as fast", path.display()),
-        Source::Live => "ESPN itself".to_owned(),
-    }
 }

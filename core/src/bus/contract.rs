@@ -244,24 +244,34 @@ pub fn read_discovery_result(payload: &[u8]) -> Result<DiscoveryResult, BadPaylo
     read(payload)
 }
 
+/// A side that trades markets: what its monitor is told, and where the id stands.
+struct Side {
+    message: &'static str,
+    id_name: &'static str,
+    id: fn(&v1::Market) -> &String,
+}
+
+const SIDES: [Side; 2] = [
+    Side { message: "polymarket_assign", id_name: "condition_id", id: |m| &m.polymarket },
+    Side { message: "kalshi_assign", id_name: "ticker", id: |m| &m.kalshi },
+];
+
 /// What the market monitors shall follow for `game`: a message for each side that has markets.
 #[must_use]
 pub fn market_assignments(game: &v1::Game) -> Vec<Value> {
-    let sides: [(&str, &str, fn(&v1::Market) -> &String); 2] =
-        [("polymarket_assign", "condition_id", |m| &m.polymarket), ("kalshi_assign", "ticker", |m| &m.kalshi)];
-    let message = |(kind, name, of): (&str, &str, fn(&v1::Market) -> &String)| {
+    let message = |side: Side| {
         let markets: Vec<Value> = game
             .markets
             .iter()
             .flat_map(|m| &m.by_type)
-            .filter(|m| !of(m).is_empty())
-            .map(|m| json!({ "market_type": m.market_type, name: of(m) }))
+            .filter(|m| !(side.id)(m).is_empty())
+            .map(|m| json!({ "market_type": m.market_type, side.id_name: (side.id)(m) }))
             .collect();
-        let value =
-            json!({ "type": kind, "game_id": bare(game), "sport": game.league, "markets": markets, "game": game.id });
-        (!markets.is_empty()).then_some(value)
+        (!markets.is_empty()).then(|| {
+            json!({ "type": side.message, "game_id": bare(game), "sport": game.league, "markets": markets, "game": game.id })
+        })
     };
-    sides.into_iter().filter_map(message).collect()
+    SIDES.into_iter().filter_map(message).collect()
 }
 
 #[derive(Deserialize)]
@@ -289,7 +299,7 @@ pub fn assignment(game: &v1::Game, shard: &str, assigned_at_us: i64) -> Value {
 
 /// A start-up reply for `monitor_type` out of the assignments `all`: monitors get those with an id on their market.
 #[must_use]
-pub fn state_response(monitor_type: &str, all: Vec<Value>) -> Value {
+pub fn state_response(monitor_type: &str, all: &[Value]) -> Value {
     let with = |name: &str| all.iter().filter(|a| !a[name].is_null()).cloned().collect::<Vec<_>>();
     match monitor_type {
         "kalshi" => json!({ "markets": with("kalshi_market_id") }),

@@ -134,7 +134,7 @@ fn maybe_text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Erro
 /// A score is a string, in some bodies a number or an object, and before a start often absent.
 fn score<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let whole = |n: f64| (n >= 0.0 && n <= 100_000.0).then_some(n as u32);
+    let whole = |n: f64| (0.0..=100_000.0).contains(&n).then_some(n as u32);
     Ok(match Option::<Loose>::deserialize(d)? {
         Some(Loose::Text(text)) => text.trim().parse().ok(),
         Some(Loose::Number(number)) => whole(number),

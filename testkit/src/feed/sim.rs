@@ -196,7 +196,7 @@ fn status(turn: Option<Turn>, played: f64, periods: u32) -> Option<Value> {
 fn score(seed: u64, played: f64) -> u64 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let steps = (played / 5.0).max(0.0) as u64;
-    (0..steps).map(|step| u64::from(mix(seed + step * 97) % 4 == 0)).sum()
+    (0..steps).map(|step| u64::from(mix(seed + step * 97).is_multiple_of(4))).sum()
 }
 
 fn pick(seed: u64, from: usize) -> usize {

@@ -1,0 +1,43 @@
+# One command for each thing a person wants. `make help` lists them.
+
+ARGS ?=
+CARGO ?= cargo
+
+.PHONY: help up build test check fmt bench clean
+
+help:
+	@echo "make up [ARGS='--shards 5 --feed sim']   everything on this machine, until Ctrl-C"
+	@echo "make build                               target/release/arbees and the services beside it"
+	@echo "make test                                all tests, on real servers started privately"
+	@echo "make check                               what CI runs: format, clippy, deny, tests"
+	@echo "make bench                               our figures beside the raw limits below them"
+
+build:
+	$(CARGO) build --release --locked --workspace --bins
+
+up: build
+	target/release/arbees up $(ARGS)
+
+# The services are built first: the tests start them as processes of their own.
+test:
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --offline check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences, bans and sources are not checked"; fi
+	$(MAKE) test
+
+fmt:
+	$(CARGO) fmt --all
+
+bench:
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) run --release --locked -p arbees-bench -- $(ARGS)
+
+clean:
+	$(CARGO) clean
+	rm -rf .cache .arbees
