@@ -63,12 +63,22 @@ impl Log {
     /// A request to the JetStream API.
     pub(super) async fn api(&self, verb: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = Bytes::from(body.to_string());
-        let answer = self
-            .client
-            .request(format!("$JS.API.{verb}"), payload)
-            .await
-            .map_err(|e| ApiError::Unknown(e.to_string()))?;
-        parse(&answer.payload)
+        let request = self.client.request(format!("$JS.API.{verb}"), payload);
+        parse(&self.answered(request).await?)
+    }
+
+    /// What `request` is answered; unknown as soon as the connection breaks, for the answer to it is lost then.
+    async fn answered(
+        &self,
+        request: impl Future<Output = Result<async_nats::Message, async_nats::RequestError>>,
+    ) -> Result<Bytes, ApiError> {
+        let mut breaks = self.breaks.clone();
+        breaks.mark_unchanged();
+        tokio::select! {
+            biased;
+            answer = request => answer.map(|m| m.payload).map_err(|e| ApiError::Unknown(e.to_string())),
+            Ok(()) = breaks.changed() => Err(ApiError::Unknown("the connection broke".to_owned())),
+        }
     }
 
     /// Publishes into a stream and awaits the acknowledgement: the sequence it got.
@@ -78,12 +88,8 @@ impl Log {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<u64, ApiError> {
-        let answer = self
-            .client
-            .request_with_headers(subject, headers, payload)
-            .await
-            .map_err(|e| ApiError::Unknown(e.to_string()))?;
-        let ack = parse(&answer.payload)?;
+        let request = self.client.request_with_headers(subject, headers, payload);
+        let ack = parse(&self.answered(request).await?)?;
         ack["seq"].as_u64().ok_or_else(|| ApiError::Unknown("an acknowledgement without sequence".to_owned()))
     }
 }

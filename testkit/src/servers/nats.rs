@@ -30,19 +30,34 @@ impl Nats {
     /// # Errors
     /// When it does not start.
     pub async fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
-        let port = PortLease::take()?;
+        let mut server = Self::launch(&binaries.nats_server, folder, PortLease::take()?, "")?;
+        server.await_ready().await?;
+        Ok(server)
+    }
+
+    /// Starts one that is too old to be accepted.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or does not start.
+    pub async fn start_old(folder: &Path, say: &dyn Fn(&str)) -> Result<Self> {
+        let program = super::binaries::old_nats(say)?;
+        let mut server = Self::launch(&program, folder, PortLease::take()?, "")?;
+        server.await_ready().await?;
+        Ok(server)
+    }
+
+    /// Starts one with `more` in its configuration, and does not wait.
+    pub(super) fn launch(program: &Path, folder: &Path, port: PortLease, more: &str) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let config = format!(
-            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n",
+            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n{more}",
             port.port(),
             folder.join("nats.pid"),
             folder.join("data"),
         );
         std::fs::write(folder.join("nats.conf"), config)?;
-        let process = spawn(&binaries.nats_server, folder)?;
-        let mut server = Self { process, port, program: binaries.nats_server.clone(), folder: folder.to_owned() };
-        server.await_ready().await?;
-        Ok(server)
+        let process = spawn(program, folder)?;
+        Ok(Self { process, port, program: program.to_owned(), folder: folder.to_owned() })
     }
 
     /// Its URL.
@@ -84,7 +99,7 @@ impl Nats {
         self.process.stop(Signal::SIGTERM, STOP_LIMIT).await.map(drop)
     }
 
-    async fn await_ready(&mut self) -> Result<()> {
+    pub(super) async fn await_ready(&mut self) -> Result<()> {
         let port = self.port.port();
         let ready = crate::wait::until("JetStream to answer", START_LIMIT, || probe(port)).await;
         match (ready, self.process.ended()) {
