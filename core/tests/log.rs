@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use arbees_core::config::LogConfig;
 use arbees_core::log::{self, CONTROL, ConnectError, Log};
+use arbees_core::retry::{Policy, retry};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::{Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::subject::Names;
@@ -57,17 +58,31 @@ async fn append(log: &Log, expected: u64, events: &[Sealed]) -> Outcome {
     log.append(expected, events, &CancellationToken::new()).await.unwrap()
 }
 
+/// The streams and reads of a cluster that is forming or electing want patience, as the services have it.
+async fn patiently<T, E: std::error::Error + 'static, F: Future<Output = Result<T, E>>>(
+    is_retryable: impl Fn(&E) -> bool,
+    op: impl FnMut() -> F,
+) -> T {
+    let done = retry("test", &Policy::patient(), &CancellationToken::new(), is_retryable, op);
+    tokio::time::timeout(Duration::from_secs(60), done).await.expect("within a minute").unwrap()
+}
+
 /// Everything in CONTROL folds without a single skip, and is just these events.
 async fn assert_log_is(log: &Log, ids: &[arbees_proto::EventId]) {
-    let (_, end) = log.bounds(CONTROL).await.unwrap();
+    let found = patiently(|_| true, || read_ids(log)).await;
+    assert_eq!(found, ids);
+}
+
+async fn read_ids(log: &Log) -> Result<Vec<arbees_proto::EventId>, log::ReadError> {
+    let (_, end) = log.bounds(CONTROL).await?;
     let mut found = Vec::new();
     let mut state = State::default();
-    let mut reader = log.read(CONTROL, Vec::new(), 1, end).await.unwrap();
-    while let Some(stored) = reader.next().await.unwrap() {
+    let mut reader = log.read(CONTROL, Vec::new(), 1, end).await?;
+    while let Some(stored) = reader.next().await? {
         found.push(stored.id().unwrap());
         state.fold(&stored.entry()).unwrap();
     }
-    assert_eq!(found, ids);
+    Ok(found)
 }
 
 #[tokio::test]
@@ -234,7 +249,7 @@ async fn the_same_discipline_holds_on_three_replicated_servers() {
     let scratch = Scratch::new("cluster").unwrap();
     let mut cluster = Cluster::start(&binaries(), scratch.path()).await.unwrap();
     let log = connect(&cluster.urls(), 3).await;
-    log.ensure_streams().await.unwrap();
+    patiently(log::EnsureError::is_retryable, || log.ensure_streams()).await;
     let mut tail = log.tail(CONTROL, Vec::new(), 1);
     let mut fleet = fleet(State::default(), "a");
     let mut ids = Vec::new();
@@ -254,7 +269,7 @@ async fn the_same_discipline_holds_on_three_replicated_servers() {
     assert_eq!(append(&log, expected, &events).await, Outcome::Deposed);
     for (index, id) in ids.iter().enumerate() {
         let stored =
-            tokio::time::timeout(Duration::from_secs(30), tail.next()).await.expect("the tail goes on").unwrap();
+            tokio::time::timeout(Duration::from_secs(60), tail.next()).await.expect("the tail goes on").unwrap();
         assert_eq!((stored.sequence, stored.id()), (index as u64 + 1, Some(*id)));
     }
     assert_log_is(&log, &ids).await;

@@ -14,6 +14,11 @@ pub const ALERTS: &str = "ALERTS";
 /// What shards saw of their games.
 pub const GAME_STATES: &str = "GAME_STATES";
 
+/// JetStream's codes for a cluster that has not formed yet, or is electing.
+const NO_PEERS: u64 = 10_005;
+const TEMPORARILY_UNAVAILABLE: u64 = 10_008;
+const CLUSTER_UNAVAILABLE: u64 = 10_009;
+
 const SECOND_NS: u64 = 1_000_000_000;
 const GIB: u64 = 1 << 30;
 
@@ -34,7 +39,13 @@ impl EnsureError {
     /// Whether waiting may mend it.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Api { source: ApiError::Unknown(_), .. })
+        match self {
+            Self::Api { source: ApiError::Unknown(_), .. } => true,
+            Self::Api { source: ApiError::Refused { code, .. }, .. } => {
+                matches!(*code, NO_PEERS | CLUSTER_UNAVAILABLE | TEMPORARILY_UNAVAILABLE)
+            }
+            Self::Differs { .. } => false,
+        }
     }
 }
 

@@ -1,0 +1,9 @@
+//! The main job, end to end, on real servers and real processes.
+
+mod ground;
+mod plane;
+mod projector;
+mod real_day;
+mod redis;
+mod restarts;
+mod up;
