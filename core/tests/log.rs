@@ -63,7 +63,8 @@ async fn patiently<T, E: std::error::Error + 'static, F: Future<Output = Result<
     is_retryable: impl Fn(&E) -> bool,
     op: impl FnMut() -> F,
 ) -> T {
-    let done = retry("test", &Policy::patient(), &CancellationToken::new(), is_retryable, op);
+    let (policy, never) = (Policy::patient(), CancellationToken::new());
+    let done = retry("test", &policy, &never, is_retryable, op);
     tokio::time::timeout(Duration::from_secs(60), done).await.expect("within a minute").unwrap()
 }
 

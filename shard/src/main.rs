@@ -3,7 +3,6 @@
 mod beat;
 mod config;
 mod publish;
-mod recovery;
 mod shard;
 mod watch;
 

@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 use crate::beat::Heart;
 use crate::config::Config;
 use crate::publish::{self, Told};
-use crate::recovery;
 use crate::watch::{Polled, Polls, state_of};
 
 /// Polls that may wait for the loop: one for each league is all there can be at a time.
@@ -29,7 +28,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Watches until asked to stop.
 pub async fn run(config: Config, log: Log, bus: Bus, espn: Espn, health: &Health, stop: &CancellationToken) {
     let policy = Policy::patient();
-    let recovered = retry("recovery", &policy, stop, |_| true, || recovery::recover(&log, &config.shard));
+    let recovered = retry("recovery", &policy, stop, |_| true, || log.recover(&config.shard));
     let Ok((set, mut tail)) = recovered.await else { return };
     health.ok("recovered");
     let started_at_us = now_us();

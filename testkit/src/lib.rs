@@ -3,6 +3,7 @@
 //! Owns every child process and every free port. Never touches a service that it did not start itself.
 
 pub mod feed;
+pub mod history;
 pub mod link;
 pub mod process;
 pub mod programs;

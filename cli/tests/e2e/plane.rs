@@ -195,6 +195,7 @@ pub fn confirmed(state: &State) -> usize {
 }
 
 /// `Ok` when `seen` is `wanted`.
+#[allow(clippy::needless_pass_by_value)]
 pub fn is<T: PartialEq + std::fmt::Debug>(seen: T, wanted: T) -> Result<(), String> {
     if seen == wanted { Ok(()) } else { Err(format!("{seen:?}")) }
 }

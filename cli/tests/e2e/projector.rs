@@ -4,88 +4,30 @@ use std::time::{Duration, Instant};
 
 use arbees_core::log::CONTROL;
 use arbees_fleet::append::Outcome;
-use arbees_fleet::decide::Medium;
-use arbees_fleet::{Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
+use arbees_fleet::{Fleet, SECOND, Settings};
 use arbees_proto::subject::Names;
-use arbees_proto::{GameId, Payload, v1};
+use arbees_proto::{Sealed, v1};
 use arbees_testkit::feed::Sim;
+use arbees_testkit::history::History;
 use sqlx::Row as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::plane::{PATIENCE, Plane};
 
-const T0: i64 = 1_790_000_000 * SECOND;
-const SHARDS: usize = 10;
+const T0: i64 = 1_800_000_000 * SECOND;
 
-/// Fills CONTROL with at least `wanted` events of a long and busy day, by the leader's own decisions.
+/// Fills CONTROL with at least `wanted` events.
 async fn fill(plane: &Plane, wanted: u64) {
-    let me = v1::Producer { service: "orchestrator".into(), instance: "o".into(), process: "p".into() };
-    let mut fleet = Fleet::new(State::default(), Settings::default(), Names::new(""), me, T0);
-    fleet.take_office(T0);
-    let mut now = T0 + 3 * SECOND;
-    let mut round = 0;
-    while fleet.state().head.sequence < wanted {
-        for shard in 0..SHARDS {
-            let beat = beat(&fleet, shard);
-            turn(plane, &mut fleet, now, beat).await;
-        }
-        let phase =
-            [ReportedPhase::Live, ReportedPhase::Suspended, ReportedPhase::Live, ReportedPhase::Canceled][round % 4];
-        let from = round / 4 * 150;
-        let games: Vec<GameReport> = (from..from + 150).map(|n| report(n, phase)).collect();
-        turn(plane, &mut fleet, now, Input::Slate { games, schedule: false }).await;
-        now += SECOND;
-        round += 1;
+    let mut history = History::new(10, 1_000);
+    while history.state().head.sequence < wanted {
+        let (expected, events) = history.turn();
+        append(plane, expected, &events).await;
     }
 }
 
-async fn turn(plane: &Plane, fleet: &mut Fleet, now: i64, input: Input) {
-    fleet.decide(now, input);
-    let events = fleet.end_turn().events;
-    if events.is_empty() {
-        return;
-    }
-    let expected = fleet.state().head.sequence - events.len() as u64;
-    let outcome = plane.log.append(expected, &events, &CancellationToken::new()).await.unwrap();
+async fn append(plane: &Plane, expected: u64, events: &[Sealed]) {
+    let outcome = plane.log.append(expected, events, &CancellationToken::new()).await.unwrap();
     assert!(matches!(outcome, Outcome::Stored { .. }));
-}
-
-fn report(n: usize, phase: ReportedPhase) -> GameReport {
-    let id: GameId = format!("nba-{n}").parse().unwrap();
-    let team = |name: &str| Some(v1::Team { name: format!("{name} {n}"), abbreviation: name[..1].into() });
-    let info = v1::Game {
-        id: id.to_string(),
-        league: "nba".into(),
-        home: team("Herons"),
-        away: team("Kites"),
-        starts_at_us: T0,
-        markets: None,
-    };
-    GameReport { id, info, phase, status: format!("STATUS_{phase:?}").to_uppercase() }
-}
-
-/// A beat of a shard that watches all it owns.
-fn beat(fleet: &Fleet, shard: usize) -> Input {
-    let name = format!("shard_{shard:02}");
-    let held = |(id, g): (&GameId, &arbees_fleet::state::Game)| {
-        let owner = g.owner.as_ref().filter(|o| o.shard.as_str() == name)?;
-        Some(v1::Watched { game: id.to_string(), epoch: owner.epoch.0 })
-    };
-    let games = fleet.state().games.iter().filter_map(held).collect();
-    let service = v1::Service {
-        kind: "shard".into(),
-        instance: name.clone(),
-        process: "p".into(),
-        shard_type: "sports".into(),
-        max_games: 1_000,
-        on_log: true,
-        ..v1::Service::default()
-    };
-    let checks = vec![v1::Check { name: "redis_ok".into(), ok: true }];
-    let heartbeat =
-        v1::Heartbeat { service: Some(service), status: "healthy".into(), checks, games, ..v1::Heartbeat::default() };
-    let event = v1::Event { payload: Some(Payload::Heartbeat(heartbeat)), ..v1::Event::default() };
-    Input::Beat(Box::new(event), Medium::Log)
 }
 
 #[tokio::test]
@@ -145,7 +87,8 @@ async fn a_strangers_message_goes_aside_and_stops_nothing() {
     let me = v1::Producer { service: "orchestrator".into(), instance: "o2".into(), process: "p2".into() };
     let mut fleet = Fleet::new(state, Settings::default(), Names::new(""), me, T0);
     fleet.take_office(T0);
-    turn(&plane, &mut fleet, T0, Input::Tick).await;
+    let events = fleet.end_turn().events;
+    append(&plane, fleet.state().head.sequence - 1, &events).await;
     let pool = plane.pool().await;
     let (_, end) = plane.log.bounds(CONTROL).await.unwrap();
     let probe = || async {

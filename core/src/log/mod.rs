@@ -7,6 +7,7 @@ mod append;
 mod connect;
 mod push;
 mod read;
+mod recover;
 mod snapshot;
 mod stored;
 mod streams;

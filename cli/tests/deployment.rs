@@ -1,0 +1,118 @@
+//! The Compose file and the Dockerfile, held against the programs. (No engine is needed; none is asked for.)
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// The Compose file with its anchors and merges resolved.
+fn compose() -> Value {
+    let mut value: serde_yaml_ng::Value = serde_yaml_ng::from_str(&read("docker-compose.yml")).unwrap();
+    value.apply_merge().unwrap();
+    serde_json::to_value(value).unwrap()
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().map_or_else(Vec::new, |a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect())
+}
+
+/// The programs of this project that run in the Compose file, with what they are told.
+fn ours(compose: &Value) -> Vec<(String, Vec<String>, Value)> {
+    let services = compose["services"].as_object().unwrap().iter().filter(|(_, s)| s["build"] == ".");
+    services.map(|(name, s)| (name.clone(), strings(&s["command"]), s["environment"].clone())).collect()
+}
+
+#[test]
+fn every_command_is_a_program_that_the_image_holds() {
+    let dockerfile = read("Dockerfile");
+    let compose = compose();
+    let mut seen = BTreeSet::new();
+    for (name, command, _) in ours(&compose) {
+        let program = &command[0];
+        assert!(dockerfile.contains(&format!("/src/target/release/{program}")), "{name} runs {program}");
+        let path = PathBuf::from(env!("CARGO_BIN_EXE_arbees")).with_file_name(program);
+        assert!(path.is_file(), "{}", path.display());
+        seen.insert(program.clone());
+    }
+    let all = ["arbees", "arbees-feed", "arbees-orchestrator", "arbees-projector", "arbees-shard"];
+    assert_eq!(seen, all.map(str::to_owned).into());
+    assert!(dockerfile.contains("\nUSER arbees\n"), "not as root");
+}
+
+#[test]
+fn every_variable_is_one_that_the_program_reads() {
+    let source = |folder: &str| {
+        let mut text = String::new();
+        let mut open = vec![root().join(folder)];
+        while let Some(next) = open.pop() {
+            for entry in std::fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    text.push_str(&std::fs::read_to_string(path).unwrap_or_default());
+                }
+            }
+        }
+        text
+    };
+    let all: String = ["core/src", "orchestrator/src", "shard/src", "projections/src", "cli/src"].map(source).concat();
+    for (name, _, environment) in ours(&compose()) {
+        for variable in environment.as_object().unwrap().keys() {
+            assert!(all.contains(&format!("\"{variable}\"")), "{name}: nothing reads {variable}");
+        }
+    }
+}
+
+/// What the Compose file tells a program passes that program's own check: it gets as far as looking for its servers.
+#[test]
+fn the_programs_accept_what_they_are_told() {
+    for (name, command, environment) in ours(&compose()) {
+        if !["arbees-orchestrator", "arbees-shard", "arbees-projector"].contains(&command[0].as_str()) {
+            continue;
+        }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_arbees")).with_file_name(&command[0]);
+        let mut it = Command::new(program);
+        for (variable, value) in environment.as_object().unwrap() {
+            let value = value.as_str().unwrap();
+            let value = value.split_once(":-").map_or(value, |(_, default)| default.trim_end_matches('}'));
+            it.env(variable, value);
+        }
+        // One wrong value beside the given ones: it alone is complained about.
+        let out = it.env("HTTP_LISTEN", "nowhere").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{name}: {said}");
+        assert!(said.contains("1 error(s)") && said.contains("HTTP_LISTEN"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn health_is_asked_where_it_is_served_and_servers_are_pinned() {
+    let compose = compose();
+    for (name, service) in compose["services"].as_object().unwrap() {
+        let image = service["image"].as_str().unwrap();
+        let tag = image.rsplit_once(':').map(|(_, tag)| tag);
+        assert!(tag.is_some_and(|t| t != "latest" && t.contains('.')), "{name}: {image}");
+        let check = strings(&service["healthcheck"]["test"]).join(" ");
+        if service["build"] == "." && !["migrate", "feed"].contains(&name.as_str()) {
+            let port = service["environment"]["HTTP_LISTEN"].as_str().unwrap().rsplit_once(':').unwrap().1;
+            assert!(check.ends_with(&format!("http://127.0.0.1:{port}/readyz")), "{name}: {check}");
+        }
+        for port in strings(&service["ports"]) {
+            assert!(port.starts_with("127.0.0.1:"), "{name} listens beyond loopback: {port}");
+        }
+    }
+    let shards = ours(&compose).into_iter().filter(|(_, c, _)| c[0] == "arbees-shard");
+    let ids: BTreeSet<String> = shards.map(|(_, _, e)| e["SHARD_ID"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 3, "three shards, each with its own id");
+    assert!(read("deploy/nats.conf").contains("sync_interval: always"));
+}

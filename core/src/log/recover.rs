@@ -1,0 +1,33 @@
+//! A shard's game set, rebuilt from its own part of the log and nothing else.
+
+use std::time::Instant;
+
+use arbees_fleet::GameSet;
+use arbees_proto::ShardId;
+
+use super::{CONTROL, Log, ReadError, Tail};
+
+impl Log {
+    /// Reads the last message of each of the shard's subjects, and tails on from there.
+    ///
+    /// # Errors
+    /// When the log cannot be read whole.
+    pub async fn recover(&self, me: &ShardId) -> Result<(GameSet, Tail), ReadError> {
+        let began = Instant::now();
+        let filters = self.names.shard_filters(me.as_str());
+        let (_, end) = self.bounds(CONTROL).await?;
+        let mut history = Vec::new();
+        for filter in filters.clone() {
+            for stored in self.last_per_subject(CONTROL, filter).await? {
+                match stored.event() {
+                    Ok(event) => history.push((stored.sequence, event)),
+                    Err(error) => tracing::warn!(sequence = stored.sequence, %error, "message of CONTROL skipped"),
+                }
+            }
+        }
+        let set = GameSet::recover(me.clone(), end, history);
+        let tail = self.tail(CONTROL, filters.to_vec(), end + 1);
+        tracing::info!(games = set.held().len(), sequence = end, ms = began.elapsed().as_millis(), "recovered");
+        Ok((set, tail))
+    }
+}
