@@ -16,7 +16,7 @@ build:
 	$(CARGO) build --release --locked --workspace --bins
 
 up: build
-	target/release/arbees up $(ARGS)
+	$(CARGO) run --quiet --release --locked -p arbees-cli --bin arbees -- up $(ARGS)
 
 # The services are built first: the tests start them as processes of their own.
 test:
@@ -27,7 +27,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	  $(CARGO) deny --offline check bans licenses sources; \
+	  $(CARGO) fetch --locked && $(CARGO) deny --offline check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences, bans and sources are not checked"; fi
 	$(MAKE) test
 

@@ -1,4 +1,4 @@
--- Tables derived from the log. All of them can be dropped and rebuilt from it.
+-- Tables derived from the log. All of them can be dropped and rebuilt from what the log still holds.
 -- Older programs keep tables of the same names in "public"; those are left alone.
 
 CREATE TABLE arbees.projection_checkpoints (
@@ -120,7 +120,7 @@ CREATE TABLE arbees.event_archive (
     stored_at    timestamptz NOT NULL,
     PRIMARY KEY (stream, sequence)
 );
-COMMENT ON TABLE arbees.event_archive IS 'CONTROL and ALERTS byte for byte, for the day the log is gone.';
+COMMENT ON TABLE arbees.event_archive IS 'CONTROL, with every payload byte for byte, for the day the log is gone.';
 
 CREATE TABLE arbees.dead_letters (
     stream    text        NOT NULL,

@@ -17,6 +17,10 @@ pub struct Addresses {
     pub nats_url: String,
     pub redis_url: String,
     pub database_url: String,
+    /// `STREAM_PREFIX` of the stack; a private one has none.
+    pub stream_prefix: String,
+    /// `NATS_CREDS` of the stack; a private one has none.
+    pub nats_creds: Option<String>,
     /// Base URL of the feed; empty with `--feed live`.
     pub feed_url: String,
     /// Base URL of each program's health.
@@ -50,8 +54,22 @@ impl Addresses {
 
     /// Whether the `up` that wrote them still runs.
     pub fn is_running(&self) -> bool {
-        i32::try_from(self.up).is_ok_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok())
+        is_alive(self.up)
     }
+
+    /// The programs that outlived an `up` which was killed, with their process ids.
+    pub fn left_over(&self) -> Vec<String> {
+        self.processes.iter().filter(|(_, id)| is_alive(**id)).map(|(name, id)| format!("{name} ({id})")).collect()
+    }
+}
+
+fn is_alive(id: u32) -> bool {
+    i32::try_from(id).is_ok_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok())
+}
+
+/// A variable that is set and not empty.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
 /// The stack to look at: the one that is up here, or else the one that the environment names.
@@ -60,9 +78,14 @@ pub fn find(look: &Look) -> Result<Addresses> {
     if let Some(addresses) = Addresses::read(&folder).filter(Addresses::is_running) {
         return Ok(addresses);
     }
-    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     match (variable("DATABASE_URL"), variable("NATS_URL")) {
-        (Some(database_url), Some(nats_url)) => Ok(Addresses { nats_url, database_url, ..Addresses::default() }),
+        (Some(database_url), Some(nats_url)) => Ok(Addresses {
+            nats_url,
+            database_url,
+            stream_prefix: variable("STREAM_PREFIX").unwrap_or_default(),
+            nats_creds: variable("NATS_CREDS"),
+            ..Addresses::default()
+        }),
         _ => bail!(
             "nothing is up in {}: start it with `arbees up`, name its folder with --data, or set DATABASE_URL and NATS_URL",
             folder.display()

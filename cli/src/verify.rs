@@ -1,6 +1,7 @@
 //! `arbees verify`
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use arbees_core::config::LogConfig;
@@ -11,14 +12,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Look, addresses, show};
 
+/// A person is waiting: a log that does not answer within this is said to be away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Events by which a running projector may be behind at some moment: a few of its batches.
+const MAX_BEHIND: u64 = 10_000;
+
 /// Compares the tables with the fold of the log.
 pub async fn run(look: &Look) -> Result<()> {
     let addresses = addresses::find(look)?;
     let pool = show::connect(&addresses.database_url).await?;
-    let names = Names::new(&std::env::var("STREAM_PREFIX").unwrap_or_default());
-    let creds = std::env::var("NATS_CREDS").ok().filter(|v| !v.is_empty());
-    let config = LogConfig { url: addresses.nats_url, creds, names, replicas: 1 };
-    let log = log::connect("arbees-verify", &config, &CancellationToken::new()).await.context("the log is away")?;
+    let names = Names::new(&addresses.stream_prefix);
+    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
+    let never = CancellationToken::new();
+    let connecting = tokio::time::timeout(ANSWER_WITHIN, log::connect("arbees-verify", &config, &never));
+    let log = connecting.await.context("the log is away")??;
     let is_watched = std::io::stderr().is_terminal();
     let report = verify(&log, &pool, |done, of| {
         if is_watched {
@@ -29,13 +36,17 @@ pub async fn run(look: &Look) -> Result<()> {
     if look.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("log folded up to     {:>10}", report.sequence);
+        println!("log folded up to     {:>10} of {}", report.sequence, report.log_end);
         println!("invalid messages     {:>10}", report.invalid_messages);
         for (table, rows) in &report.rows {
             println!("{table:<20} {rows:>10} rows compared");
         }
         println!("state hash           {}", &report.state_hash);
         report.first_differences.iter().for_each(|difference| println!("DIFFERS  {difference}"));
+    }
+    let behind = report.log_end.saturating_sub(report.sequence);
+    if behind > MAX_BEHIND {
+        bail!("the tables are {behind} events behind the log: is the projector running?");
     }
     match report.differences {
         0 => {

@@ -2,6 +2,7 @@
 //! wrong.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -45,11 +46,26 @@ pub async fn log(
     match retry("streams", &policy, stop, EnsureError::is_retryable, || log.ensure_streams()).await {
         Ok(()) => {
             health.ok("log");
+            tokio::spawn(watch_connection(log.clone(), health.clone(), stop.clone()));
             Ok(Some(log))
         }
         Err(GaveUp::Canceled) => Ok(None),
         Err(GaveUp::Permanent(error) | GaveUp::Exhausted { last: error, .. }) => {
             Err(Exit::Ground(crate::exit::whole(&error)))
+        }
+    }
+}
+
+/// How often readiness looks at the connection.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Keeps what readiness says of the log true for as long as the program runs.
+async fn watch_connection(log: Log, health: Health, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        if log.is_connected() {
+            health.ok("log");
+        } else {
+            health.failed("log", "not connected");
         }
     }
 }

@@ -106,7 +106,7 @@ async fn single_events_and_batches_are_stored_once_and_in_order() {
 async fn a_deposed_leader_is_refused_for_ever() {
     let (_scratch, _nats, log) = server("deposed").await;
     let mut new = fleet(State::default(), "new");
-    new.take_office(T0);
+    new.take_office(T0, 0);
     let elected = new.end_turn().events;
     assert!(matches!(append(&log, 0, &elected).await, Outcome::Stored { .. }));
     for count in [1, 5] {
@@ -217,6 +217,19 @@ async fn a_snapshot_is_used_when_it_matches_the_log_and_ignored_when_it_does_not
     assert_eq!(log.load_snapshot(350).await, Some(at_300), "the forged one is passed over");
     assert_eq!(&log.fold(None).await.unwrap(), fleet.state());
     assert_eq!(log.fold(Some(120)).await.unwrap().head.sequence, 120);
+}
+
+#[tokio::test]
+async fn a_log_that_has_lost_its_tail_is_noticed() {
+    let (_scratch, _nats, log) = server("tail-lost").await;
+    let mut fleet = fleet(State::default(), "a");
+    let (expected, events) = discovered(&mut fleet, 0, 10);
+    append(&log, expected, &events).await;
+    // What the leader remembers and the log does not.
+    discovered(&mut fleet, 100, 40);
+    let (expected, events) = discovered(&mut fleet, 200, 5);
+    let error = log.append(expected, &events, &CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, log::AppendError::LostTail { expected: 50, end: 10 }), "{error}");
 }
 
 #[tokio::test]

@@ -200,7 +200,8 @@ impl State {
         let Some(info) = &e.game else { return Ok(Touched::default()) };
         let shard = InstanceId::lenient(&e.shard)?;
         self.game(&info.id, |game| {
-            game.owner = Some(Owner { shard, epoch, since_us: at, confirmed_at_us: None });
+            let markets = info.markets.clone();
+            game.owner = Some(Owner { shard, epoch, since_us: at, confirmed_at_us: None, markets });
             game.queued_since_us = None;
         })
     }
@@ -209,6 +210,7 @@ impl State {
         let Some(info) = info else { return Ok(Touched::default()) };
         self.game(&info.id, |game| {
             if let Some(owner) = game.owner.as_mut().filter(|o| o.epoch.0 == epoch) {
+                owner.markets.clone_from(&info.markets);
                 change(owner);
             }
         })

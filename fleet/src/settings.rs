@@ -21,6 +21,8 @@ pub struct Settings {
     pub ask_absent: i64,
     /// Market discovery is asked again this often while a watched game has no market.
     pub ask_markets: i64,
+    /// The monitors, and the owners that know only Redis, are told a watched game's markets again this often.
+    pub tell_markets: i64,
     /// After taking over, a leader places nothing for this long: the whole fleet must have had time to beat, or the first
     /// shard heard would get every game.
     pub settle: i64,
@@ -37,9 +39,16 @@ impl Default for Settings {
             final_confirm: 30 * SECOND,
             ask_absent: 300 * SECOND,
             ask_markets: 60 * SECOND,
+            tell_markets: 300 * SECOND,
             settle: 2 * SECOND,
         }
     }
+}
+
+/// `text`, cut to [`MAX_TEXT`].
+#[must_use]
+pub fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// Events in one append at most; the server takes 1,000 in an atomic batch.
@@ -50,5 +59,9 @@ pub const MAX_RESEND: i64 = 60 * SECOND;
 pub const KEEP_ENDED: i64 = 72 * 3600 * SECOND;
 /// Candidates recorded with a placement.
 pub const MAX_CANDIDATES: usize = 10;
+/// Characters of a text that somebody sent and an event takes over: enough for any version, process or market id.
+pub const MAX_TEXT: usize = 256;
+/// Bytes of one event at most. The server's own bound is 1 MiB; an event above it could never be stored.
+pub const MAX_EVENT: usize = 256 << 10;
 /// Games one beat may report; a payload with more is cut there, so that no sender can fill the memory.
 pub const MAX_REPORTED: usize = 10_000;

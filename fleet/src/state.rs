@@ -105,6 +105,8 @@ pub struct Owner {
     pub since_us: i64,
     /// When the shard first reported the game under this epoch.
     pub confirmed_at_us: Option<i64>,
+    /// The markets that the log last told the shard.
+    pub markets: Option<v1::Markets>,
 }
 
 /// A service's kind and name, written `kind/instance`.

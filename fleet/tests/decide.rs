@@ -29,7 +29,7 @@ impl Plane {
     fn over(state: State, log: Vec<Sealed>, now: i64) -> Self {
         let fleet = Fleet::new(state, Settings::default(), Names::new(""), me(), now);
         let mut plane = Self { fleet, log, effects: Vec::new(), now };
-        plane.fleet.take_office(now);
+        plane.fleet.take_office(now, 0);
         plane.end_turn();
         plane
     }
@@ -260,10 +260,13 @@ fn a_shard_that_is_not_operational_or_not_heard_gets_nothing() {
         h.checks.clear();
     }
     p.hear(Input::Beat(Box::new(sick), Medium::Log));
+    p.redis_beat("full", &[]);
     p.slate(&[("nfl-1", Live)]);
-    assert_eq!(p.owner("nfl-1"), None);
+    assert_eq!(p.owner("nfl-1").as_deref(), Some("full"));
+    p.slate(&[("nfl-1", Canceled)]);
     p.beat("s1", 20);
-    p.wait(10);
+    p.wait(70);
+    p.slate(&[("nfl-1", Live)]);
     assert_eq!(p.owner("nfl-1"), None, "silent for longer than a lease");
 }
 
@@ -384,6 +387,64 @@ fn a_batch_never_grows_over_a_thousand_events_and_the_rest_follows() {
     assert_eq!(&p.folded(), p.fleet.state());
 }
 
+#[test]
+fn an_amendment_that_a_power_cut_took_is_decided_by_the_next_leader() {
+    let mut p = live_game();
+    let found =
+        MarketsFound { game: "1".into(), sport: Some(League::Nfl), kalshi: Some("K1".into()), polymarket: None };
+    p.hear(Input::Markets(found));
+    assert_eq!(p.log.pop().unwrap().event_type, "AssignmentAmended");
+    let mut q = Plane::over(p.folded(), p.log.clone(), p.now);
+    q.wait(1);
+    assert_eq!(q.count("AssignmentAmended"), 1);
+    let follows = |p: &Plane| p.effects.iter().filter(|e| matches!(e, Effect::FollowMarkets { .. })).count();
+    assert_eq!(follows(&q), 1, "and the monitors are told");
+    q.wait(299);
+    assert_eq!(follows(&q), 1);
+    q.wait(1);
+    assert_eq!((follows(&q), q.count("AssignmentAmended")), (2, 1), "again after five minutes, over Redis alone");
+}
+
+#[test]
+fn what_is_over_is_opened_again_by_play_alone() {
+    let mut p = live_game();
+    p.slate(&[("nfl-1", Canceled)]);
+    p.slate(&[("nfl-1", Suspended)]);
+    p.slate(&[("nfl-1", Pre)]);
+    assert_eq!((p.owner("nfl-1"), p.count("GameSuspended")), (None, 0));
+}
+
+#[test]
+fn when_all_shards_fail_the_same_check_new_games_are_still_placed_on_the_log() {
+    let mut p = Plane::new();
+    p.wait(2);
+    for shard in ["s1", "s2"] {
+        let mut sick = beat(shard, 20, true, Vec::new());
+        if let Some(Payload::Heartbeat(h)) = &mut sick.payload {
+            h.checks[0].ok = false;
+        }
+        p.hear(Input::Beat(Box::new(sick), Medium::Log));
+    }
+    p.slate(&[("nfl-1", Live)]);
+    assert_eq!(p.owner("nfl-1").as_deref(), Some("s1"));
+}
+
+#[test]
+fn huge_texts_are_cut_and_a_log_that_lost_its_tail_goes_on_in_a_new_generation() {
+    let mut p = Plane::new();
+    let mut huge = beat("s1", 20, true, Vec::new());
+    if let Some(Payload::Heartbeat(h)) = &mut huge.payload {
+        let service = h.service.as_mut().unwrap();
+        (service.version, service.kind) = ("é".repeat(1 << 20), format!("shard{}", "x".repeat(1 << 20)));
+    }
+    p.hear(Input::Beat(Box::new(huge), Medium::Log));
+    let registered = p.log.last().unwrap();
+    assert_eq!((registered.event_type, registered.payload.len() < 2_000), ("ServiceRegistered", true));
+    let mut next = Fleet::new(p.folded(), Settings::default(), Names::new(""), me(), p.now);
+    next.take_office(p.now, 2);
+    assert_eq!(next.state().head.generation, 2);
+}
+
 /// One shard with one live game.
 fn live_game() -> Plane {
     let mut p = Plane::new();
@@ -496,7 +557,7 @@ fn strangers_and_deposed_leaders_are_skipped_and_the_chain_goes_on() {
     assert_eq!((state.head.skipped, state.games.len()), (1, 1));
     assert_eq!(state.games.values().next().unwrap().phase, Phase::Live);
     // Its events chain rightly, but a newer term is in the log.
-    p.fleet.take_office(p.now);
+    p.fleet.take_office(p.now, 0);
     p.end_turn();
     let mut state = p.folded();
     let mut old = p.log[4].event.clone();

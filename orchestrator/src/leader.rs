@@ -6,7 +6,7 @@ use arbees_core::bus::{Bus, contract};
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
-use arbees_core::log::{Log, SNAPSHOT_EVERY};
+use arbees_core::log::{AppendError, Log, SNAPSHOT_EVERY};
 use arbees_core::time::now_us;
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Turn;
@@ -27,14 +27,18 @@ use crate::{beat, discovery};
 const TICK: Duration = Duration::from_millis(200);
 /// Room a turn must have left to take another input: the largest slate makes no more events than this.
 const ROOM_FOR_ONE: usize = 400;
+/// Inputs in one turn at most: what was decided must get into the log, however fast inputs come.
+const MOST_INPUTS: usize = 1_000;
 /// How long the tasks may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a turn ended.
 enum Ended {
     Stored,
-    /// The state decided on is not the log's: fold it anew.
-    FoldAnew,
+    /// The state decided on is not the log's: fold it anew, and go on in this generation at least.
+    FoldAnew {
+        generation: u64,
+    },
     Stopped,
 }
 
@@ -56,7 +60,7 @@ pub async fn run(
     let tasks = TaskTracker::new();
     let ending = stop.child_token();
     let (outbox, emptying) = Outbox::new(bus.clone(), espn.clone(), sender.clone());
-    let fleet = take_office(config, log, &me, stop).await?;
+    let fleet = take_office(config, log, &me, 0, stop).await?;
     let Some(mut fleet) = fleet else { return Ok(()) };
     let (pulse, watching) = watch::channel(Pulse { head: fleet.state().head.clone(), appending_since: None });
     let heart =
@@ -66,12 +70,13 @@ pub async fn run(
     spawn(&tasks, &ending, beat::run(heart));
     spawn(&tasks, &ending, discovery::run(espn.clone(), config.discovery_every, config.schedule_every, sender));
     health.ok("leader");
-    let mut desk = Desk { log, outbox, pulse, health, snapshot_at: fleet.state().head.sequence, tasks: &tasks };
+    let mut desk =
+        Desk { log, outbox, pulse, health, snapshot_at: fleet.state().head.sequence, tasks: &tasks, asked: Vec::new() };
     let result = loop {
         match desk.lead(&mut fleet, &mut inbox, stop).await {
             Ok(Ended::Stopped) => break Ok(()),
             Ok(Ended::Stored) => {}
-            Ok(Ended::FoldAnew) => match take_office(config, log, &me, stop).await {
+            Ok(Ended::FoldAnew { generation }) => match take_office(config, log, &me, generation, stop).await {
                 Ok(Some(anew)) => fleet = anew,
                 Ok(None) => break Ok(()),
                 Err(exit) => break Err(exit),
@@ -97,6 +102,7 @@ async fn take_office(
     config: &Config,
     log: &Log,
     me: &v1::Producer,
+    generation: u64,
     stop: &CancellationToken,
 ) -> Result<Option<Fleet>, Exit> {
     loop {
@@ -113,7 +119,7 @@ async fn take_office(
         };
         let expected = state.head.sequence;
         let mut fleet = Fleet::new(state, config.settings.clone(), log.names().clone(), me.clone(), now_us());
-        fleet.take_office(now_us());
+        fleet.take_office(now_us(), generation);
         let turn = fleet.end_turn();
         match log.append(expected, &turn.events, stop).await {
             Ok(Outcome::Stored { .. }) => {
@@ -122,9 +128,9 @@ async fn take_office(
                 tracing::info!(term = head.term, sequence = head.sequence, games, ms, "leading");
                 return Ok(Some(fleet));
             }
-            // Another orchestrator wrote in between: read what it wrote and try again.
-            Ok(Outcome::Deposed | Outcome::Prefix { .. }) => {}
-            Err(_) => return Ok(None),
+            // Another orchestrator wrote in between, or the log changed: read it and try again.
+            Ok(Outcome::Deposed | Outcome::Prefix { .. }) | Err(AppendError::LostTail { .. }) => {}
+            Err(AppendError::Canceled | AppendError::Empty) => return Ok(None),
         }
     }
 }
@@ -138,6 +144,8 @@ struct Desk<'a> {
     /// Sequence of the last snapshot.
     snapshot_at: u64,
     tasks: &'a TaskTracker,
+    /// Kinds of services that asked for their start-up state in this turn.
+    asked: Vec<String>,
 }
 
 impl Desk<'_> {
@@ -160,9 +168,8 @@ impl Desk<'_> {
                 },
             };
             self.take(fleet, first);
-            while fleet.room() > ROOM_FOR_ONE
-                && let Ok(next) = inbox.try_recv()
-            {
+            for _ in 1..MOST_INPUTS {
+                let Some(next) = (fleet.room() > ROOM_FOR_ONE).then(|| inbox.try_recv().ok()).flatten() else { break };
                 self.take(fleet, next);
             }
             match self.finish(fleet, stop).await? {
@@ -172,18 +179,22 @@ impl Desk<'_> {
         }
     }
 
-    fn take(&self, fleet: &mut Fleet, mail: Mail) {
+    fn take(&mut self, fleet: &mut Fleet, mail: Mail) {
         match mail {
             Mail::Input(input) => fleet.decide(now_us(), input),
-            Mail::StateAsked(monitor_type) => {
-                let owned = fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
-                let all: Vec<_> =
-                    owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
-                self.outbox.put(Errand::Say {
-                    channel: contract::state_response_channel(&monitor_type),
-                    payload: contract::state_response(&monitor_type, &all),
-                });
-            }
+            Mail::StateAsked(monitor_type) => self.asked.push(monitor_type),
+        }
+    }
+
+    /// Answers those who asked what there is, out of what is in the log.
+    fn answer(&mut self, fleet: &Fleet) {
+        for monitor_type in self.asked.drain(..) {
+            let owned = fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
+            let all: Vec<_> = owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
+            self.outbox.put(Errand::Say {
+                channel: contract::state_response_channel(&monitor_type),
+                payload: contract::state_response(&monitor_type, &all),
+            });
         }
     }
 
@@ -199,13 +210,21 @@ impl Desk<'_> {
                 Ok(Outcome::Stored { .. }) => {}
                 Ok(Outcome::Prefix { count }) => {
                     tracing::error!(count, of = events.len(), "only a part of a batch is in the log, folding it anew");
-                    return Ok(Ended::FoldAnew);
+                    return Ok(Ended::FoldAnew { generation: head.generation });
+                }
+                Err(AppendError::LostTail { expected, end }) => {
+                    tracing::error!(
+                        expected,
+                        end,
+                        "the log has lost its tail, going on from its end in a new generation"
+                    );
+                    return Ok(Ended::FoldAnew { generation: head.generation + 1 });
                 }
                 Ok(Outcome::Deposed) => {
                     self.health.failed("leader", "another orchestrator leads");
                     return Err(Exit::Superseded("another orchestrator leads".to_owned()));
                 }
-                Err(_) => return Ok(Ended::Stopped),
+                Err(AppendError::Canceled | AppendError::Empty) => return Ok(Ended::Stopped),
             }
             self.pulse.send_replace(Pulse { head, appending_since: None });
             for event in &events {
@@ -216,6 +235,7 @@ impl Desk<'_> {
         for effect in effects {
             self.outbox.put(Errand::Effect(effect));
         }
+        self.answer(fleet);
         Ok(Ended::Stored)
     }
 

@@ -19,7 +19,7 @@ pub async fn load(pool: &PgPool, stream: &'static str) -> Result<u64, sqlx::Erro
     Ok(unsigned(sqlx::query(sql).bind(stream).fetch_one(pool).await?.get(0)))
 }
 
-/// Moves the checkpoint from `from` to `to`.
+/// Moves the checkpoint on from `from` to `to`, never back.
 pub async fn advance(
     tx: &mut Transaction<'_, Postgres>,
     stream: &'static str,
@@ -27,7 +27,7 @@ pub async fn advance(
     to: u64,
 ) -> Result<(), ApplyError> {
     let sql = "UPDATE arbees.projection_checkpoints SET sequence = $3, updated_at = now()
-               WHERE stream = $1 AND sequence = $2";
+               WHERE stream = $1 AND sequence = $2 AND sequence < $3";
     let moved = sqlx::query(sql).bind(stream).bind(signed(from)).bind(signed(to)).execute(&mut **tx).await?;
     if moved.rows_affected() == 1 { Ok(()) } else { Err(ApplyError::Moved { stream, expected: from }) }
 }

@@ -9,7 +9,7 @@ use sqlx::{Postgres, Transaction};
 
 use crate::checkpoint::signed;
 use crate::letters::{self, DeadLetter};
-use crate::rows::time;
+use crate::rows::{clean, time};
 
 /// Writes the beats among `messages`.
 pub async fn write(tx: &mut Transaction<'_, Postgres>, messages: &[Stored]) -> Result<(), sqlx::Error> {
@@ -41,9 +41,9 @@ async fn write_one(
 ) -> Result<(), sqlx::Error> {
     let Some(service) = &beat.service else { return Ok(()) };
     let object = |pairs: Vec<(String, Value)>| Value::Object(pairs.into_iter().collect()).to_string();
-    let checks = beat.checks.iter().map(|c| (c.name.clone(), json!(c.ok))).collect();
-    let metrics = beat.metrics.iter().map(|m| (m.name.clone(), json!(m.value))).collect();
-    let games = beat.games.iter().map(|w| (w.game.clone(), json!(w.epoch))).collect();
+    let checks = beat.checks.iter().map(|c| (clean(&c.name), json!(c.ok))).collect();
+    let metrics = beat.metrics.iter().map(|m| (clean(&m.name), json!(m.value))).collect();
+    let games = beat.games.iter().map(|w| (clean(&w.game), json!(w.epoch))).collect();
     let sql = "INSERT INTO arbees.heartbeats_latest AS h (kind, instance, process_id, status, beat_at, checks, metrics, games,
                    last_applied, sequence)
                VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::jsonb, $9, $10)
@@ -52,10 +52,10 @@ async fn write_one(
                    games = excluded.games, last_applied = excluded.last_applied, sequence = excluded.sequence
                WHERE h.sequence < excluded.sequence";
     sqlx::query(sql)
-        .bind(&service.kind)
-        .bind(&service.instance)
-        .bind(&service.process)
-        .bind(&beat.status)
+        .bind(clean(&service.kind))
+        .bind(clean(&service.instance))
+        .bind(clean(&service.process))
+        .bind(clean(&beat.status))
         .bind(time(at_us))
         .bind(object(checks))
         .bind(object(metrics))

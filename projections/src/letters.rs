@@ -1,10 +1,10 @@
 //! Messages as they are: all of CONTROL in the archive, what is no valid event in the dead letters.
 
 use arbees_core::log::Stored;
-use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
 
 use crate::checkpoint::signed;
+use crate::rows::{clean, time};
 
 /// Archives `messages` of `stream`.
 pub async fn archive(tx: &mut Transaction<'_, Postgres>, stream: &str, messages: &[Stored]) -> Result<(), sqlx::Error> {
@@ -16,12 +16,12 @@ pub async fn archive(tx: &mut Transaction<'_, Postgres>, stream: &str, messages:
                FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[])
                     AS t (s, sub, typ, hdr, pay, at)
                ON CONFLICT (stream, sequence) DO NOTHING";
-    let at = |m: &Stored| DateTime::<Utc>::from_timestamp_nanos(m.stored_at_ns);
+    let at = |m: &Stored| time(m.stored_at_ns / 1_000);
     sqlx::query(sql)
         .bind(stream)
         .bind(messages.iter().map(|m| signed(m.sequence)).collect::<Vec<_>>())
-        .bind(messages.iter().map(|m| m.subject.as_str()).collect::<Vec<_>>())
-        .bind(messages.iter().map(|m| m.header(arbees_proto::envelope::HEADER_TYPE)).collect::<Vec<_>>())
+        .bind(messages.iter().map(|m| clean(&m.subject)).collect::<Vec<_>>())
+        .bind(messages.iter().map(|m| clean(m.header(arbees_proto::envelope::HEADER_TYPE))).collect::<Vec<_>>())
         .bind(messages.iter().map(headers_json).collect::<Vec<_>>())
         .bind(messages.iter().map(|m| m.payload.as_ref()).collect::<Vec<_>>())
         .bind(messages.iter().map(at).collect::<Vec<_>>())
@@ -42,10 +42,10 @@ pub async fn bury(tx: &mut Transaction<'_, Postgres>, stream: &str, letters: &[D
         sqlx::query(sql)
             .bind(stream)
             .bind(signed(message.sequence))
-            .bind(&message.subject)
+            .bind(clean(&message.subject))
             .bind(headers_json(message))
             .bind(message.payload.as_ref())
-            .bind(error)
+            .bind(clean(error))
             .execute(&mut **tx)
             .await?;
     }
@@ -53,7 +53,6 @@ pub async fn bury(tx: &mut Transaction<'_, Postgres>, stream: &str, letters: &[D
 }
 
 fn headers_json(message: &Stored) -> String {
-    // Postgres takes no NUL in text; a header that holds one is a stranger's.
-    let headers = message.all_headers();
-    serde_json::to_string(&headers).unwrap_or_else(|_| "{}".to_owned()).replace("\\u0000", "")
+    let headers = message.all_headers().into_iter().map(|(name, value)| (clean(&name), clean(&value).into()));
+    serde_json::Value::Object(headers.collect()).to_string()
 }

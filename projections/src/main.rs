@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, process_env};
 use arbees_core::db::{self, DbConfig};
 use arbees_core::exit::{Exit, report, whole};
+use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS};
 use arbees_core::retry::{GaveUp, Policy, retry};
 use arbees_core::start;
 use arbees_projections::projector;
@@ -31,7 +32,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Exit> {
     let config = Config::read(process_env()).map_err(Exit::Config)?;
-    let (stop, health) = start::begin(config.listen, &["log", "database"]).await?;
+    let (stop, health) = start::begin(config.listen, &["log", "database", CONTROL, HEARTBEATS, GAME_STATES]).await?;
     let Some(log) = start::log("arbees-projector", &config.log, &health, &stop).await? else { return Ok(()) };
     let pool = config.db.pool("arbees-projector").map_err(|e| Exit::Failed(e.to_string()))?;
     let policy = Policy::patient();

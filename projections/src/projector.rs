@@ -13,8 +13,9 @@ use crate::checkpoint::{self, ApplyError};
 use crate::control::ControlFold;
 use crate::{game_states, heartbeats, letters};
 
-/// Messages in a batch at most: beyond it Postgres gets no faster.
-const MAX_MESSAGES: usize = 1_000;
+/// Messages in a batch at most: what a tail has ready. Postgres gets no faster beyond 1,000 rows a statement, but a game that
+/// is touched several times in a batch is written once.
+const MAX_MESSAGES: usize = 4_000;
 /// Bytes in a batch at most, so that large events can't fill the memory.
 const MAX_BYTES: usize = 8 << 20;
 
@@ -25,6 +26,10 @@ enum Interrupted {
     Apply(#[from] ApplyError),
     #[error("log: {0}")]
     Log(#[from] ReadError),
+    #[error(
+        "{stream} ends at {end}, and its tables are at {at}: the log was replaced or has lost its tail; see operations.md"
+    )]
+    LogBehind { stream: &'static str, end: u64, at: u64 },
 }
 
 impl From<sqlx::Error> for Interrupted {
@@ -57,9 +62,7 @@ async fn project(log: &Log, pool: &PgPool, health: &Health, stop: &CancellationT
             tracing::warn!(stream, %error, "projection interrupted, beginning again at the checkpoint");
             is_away = true;
         }
-        if matches!(error, Interrupted::Apply(ApplyError::Database(_))) {
-            health.failed("database", error.to_string());
-        }
+        health.failed(stream, error.to_string());
         delays.wait(stop).await;
     }
 }
@@ -75,6 +78,11 @@ struct Projection<'a> {
 impl Projection<'_> {
     async fn follow(&self, delays: &mut arbees_core::retry::Delays, is_away: &mut bool) -> Result<(), Interrupted> {
         let mut at = checkpoint::load(self.pool, self.stream).await?;
+        let (_, end) = self.log.bounds(self.stream).await?;
+        if end < at {
+            return Err(Interrupted::LogBehind { stream: self.stream, end, at });
+        }
+        self.health.ok(self.stream);
         let mut fold = match self.stream {
             CONTROL => Some(ControlFold::new(self.log.fold(Some(at)).await?)),
             _ => None,
@@ -97,7 +105,7 @@ impl Projection<'_> {
                 batch.push(next);
             }
             at = self.apply(&batch, fold.as_mut(), at).await?;
-            self.health.ok("database");
+            self.health.ok(self.stream);
             delays.reset();
             if std::mem::take(is_away) {
                 tracing::info!(stream = self.stream, sequence = at, "projecting again");

@@ -7,10 +7,19 @@ use serde_json::json;
 
 use crate::checkpoint::signed;
 
-/// A time as Postgres holds it, from microseconds since the Unix epoch.
+/// Times that Postgres can hold, in microseconds since the Unix epoch: the years 1 to 9999.
+const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+/// A time as Postgres holds it, from microseconds since the Unix epoch; the nearest one it can hold.
 #[must_use]
 pub fn time(at_us: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(at_us).unwrap_or_default()
+    DateTime::from_timestamp_micros(at_us.clamp(*TIMES.start(), *TIMES.end())).unwrap_or_default()
+}
+
+/// Postgres takes no NUL in text, and none in JSON.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    text.replace('\0', "")
 }
 
 /// A row of `games`.
@@ -50,11 +59,6 @@ impl GameRow {
             sequence: signed(game.last_sequence),
         }
     }
-}
-
-/// Postgres takes no NUL in text.
-fn clean(text: &str) -> String {
-    text.replace('\0', "")
 }
 
 fn markets(markets: Option<&v1::Markets>) -> serde_json::Value {
@@ -151,7 +155,7 @@ impl ServiceRow {
         let info = &service.info;
         Self {
             kind: key.kind.to_string(),
-            instance: key.instance.to_string(),
+            instance: clean(key.instance.as_str()),
             process_id: clean(&info.process),
             started_at: (info.started_at_us != 0).then(|| time(info.started_at_us)),
             version: clean(&info.version),

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use arbees_core::log::{CONTROL, GAME_STATES, Log, ReadError};
 use arbees_fleet::State;
-use arbees_proto::Payload;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row as _};
 
 use crate::checkpoint::unsigned;
 use crate::control::ControlFold;
-use crate::rows::{AssignmentRow, GameRow, HistoryRow, ServiceRow};
+use crate::game_states::StateRow;
+use crate::rows::{AssignmentRow, GameRow, HistoryRow, ServiceRow, clean};
 
 /// Differences that are listed; all are counted.
 const LISTED: usize = 20;
@@ -24,6 +24,8 @@ const LISTED: usize = 20;
 pub struct Report {
     /// CONTROL up to this sequence.
     pub sequence: u64,
+    /// Where CONTROL ended when the comparison began. A projector that runs is a moment behind at most.
+    pub log_end: u64,
     /// The fold's hash at that sequence, in hex.
     pub state_hash: String,
     /// Rows compared, by table.
@@ -83,22 +85,26 @@ struct Tables {
     assignments: Vec<(String, AssignmentRow)>,
     history: Vec<(String, HistoryRow)>,
     services: Vec<(String, ServiceRow)>,
-    archive: Vec<(String, Vec<u8>)>,
+    archive: Vec<(String, ArchiveRow)>,
+    dead_letters: Vec<(String, String)>,
     game_states: Vec<(String, StateRow)>,
 }
 
-/// What is compared of a game's state.
-type StateRow = (String, i64, String, Option<i32>, Option<i32>, String);
+/// What is compared of an archived message: subject, type, payload.
+type ArchiveRow = (String, String, Vec<u8>);
 
 /// Compares. `progress` is told how many messages have been folded.
 pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Result<Report, VerifyError> {
+    let (_, log_end) = log.bounds(CONTROL).await?;
     let tables = read_tables(pool).await?;
     let mut fold = ControlFold::new(State::default());
     let mut archive = BTreeMap::new();
     let mut reader = log.read(CONTROL, Vec::new(), 1, tables.control).await?;
     while let Some(stored) = reader.next().await? {
         fold.add(&stored);
-        archive.insert(stored.sequence.to_string(), stored.payload.to_vec());
+        let kind = stored.header(arbees_proto::envelope::HEADER_TYPE);
+        let row: ArchiveRow = (clean(&stored.subject), clean(kind), stored.payload.to_vec());
+        archive.insert(stored.sequence.to_string(), row);
         if stored.sequence % 50_000 == 0 {
             progress(stored.sequence, tables.control);
         }
@@ -106,11 +112,14 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
     let state = fold.state();
     let mut report = Report {
         sequence: tables.control,
+        log_end,
         state_hash: arbees_proto::envelope::hex(&state.hash()),
         invalid_messages: state.head.skipped,
         ..Report::default()
     };
     let changes = fold.changes;
+    let dead = changes.dead.iter().map(|(stored, error)| (stored.sequence.to_string(), error.clone()));
+    report.compare("dead_letters", dead.collect(), tables.dead_letters);
     let assignments = changes.assignments.into_iter().filter_map(|(id, row)| Some((id.to_string(), row?)));
     report.compare("games", keyed(changes.games), tables.games);
     report.compare("assignments", assignments.collect(), tables.assignments);
@@ -118,10 +127,12 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
     report.compare("assignment_history", history.collect(), tables.history);
     report.compare("services", keyed(changes.services), tables.services);
     report.compare("event_archive", archive, tables.archive);
-    let states = expected_states(log, tables.states).await?;
+    let mut states = expected_states(log, tables.states).await?;
+    // What the stream has let go of meanwhile cannot be compared.
     let (first, _) = log.bounds(GAME_STATES).await?;
-    let retained = |(key, _): &(String, StateRow)| key.parse::<u64>().is_ok_and(|sequence| sequence >= first);
-    report.compare("game_states", states, tables.game_states.into_iter().filter(retained).collect());
+    let is_retained = |row: &StateRow| unsigned(row.sequence) >= first;
+    states.retain(|_, row| is_retained(row));
+    report.compare("game_states", states, tables.game_states.into_iter().filter(|(_, row)| is_retained(row)).collect());
     Ok(report)
 }
 
@@ -132,13 +143,10 @@ fn keyed<K: ToString, R>(rows: BTreeMap<K, R>) -> BTreeMap<String, R> {
 async fn expected_states(log: &Log, last: u64) -> Result<BTreeMap<String, StateRow>, ReadError> {
     let mut rows = BTreeMap::new();
     let mut reader = log.read(GAME_STATES, Vec::new(), 1, last).await?;
-    let number = |n: Option<u32>| n.and_then(|n| i32::try_from(n).ok());
     while let Some(stored) = reader.next().await? {
-        let Ok(event) = stored.event() else { continue };
-        let Some(Payload::GameStateChanged(s)) = event.payload else { continue };
-        let epoch = crate::checkpoint::signed(s.epoch);
-        let row = (s.game, epoch, s.shard, number(s.home_score), number(s.away_score), s.status);
-        rows.insert(stored.sequence.to_string(), row);
+        if let Ok(row) = StateRow::of(&stored) {
+            rows.insert(stored.sequence.to_string(), row);
+        }
     }
     Ok(rows)
 }
@@ -164,10 +172,11 @@ async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
             (format!("{}/{}", row.kind, row.instance), row)
         })
         .await?,
-        archive: read(&mut tx, ARCHIVE, |r| (r.get::<i64, _>(0).to_string(), r.get(1))).await?,
+        archive: read(&mut tx, ARCHIVE, |r| (r.get::<i64, _>(0).to_string(), (r.get(1), r.get(2), r.get(3)))).await?,
+        dead_letters: read(&mut tx, DEAD, |r| (r.get::<i64, _>(0).to_string(), r.get(1))).await?,
         game_states: read(&mut tx, STATES, |r| {
-            let row = (r.get(1), r.get(2), r.get(3), r.get(4), r.get(5), r.get(6));
-            (r.get::<i64, _>(0).to_string(), row)
+            let row = state_row(r);
+            (row.sequence.to_string(), row)
         })
         .await?,
     };
@@ -185,9 +194,12 @@ const HISTORY: &str = "SELECT game_id, epoch, shard_id, assigned_at, cause, rule
 const SERVICES: &str =
     "SELECT kind, instance, process_id, started_at, version, shard_type, max_games, on_log, registered_at,
     restarts, sequence FROM arbees.services";
-const ARCHIVE: &str = "SELECT sequence, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
+const ARCHIVE: &str =
+    "SELECT sequence, subject, event_type, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
+const DEAD: &str = "SELECT sequence, error FROM arbees.dead_letters WHERE stream = 'CONTROL'";
 const STATES: &str =
-    "SELECT sequence, game_id, epoch, shard_id, home_score, away_score, status FROM arbees.game_states";
+    "SELECT sequence, game_id, epoch, shard_id, observed_at, status, state, home_team, away_team, home_score,
+    away_score, period, clock, possession, home_win_prob FROM arbees.game_states";
 
 async fn read<T>(
     connection: &mut PgConnection,
@@ -254,5 +266,25 @@ fn service_row(r: &PgRow) -> ServiceRow {
         registered_at: r.get(8),
         restarts: r.get(9),
         sequence: r.get(10),
+    }
+}
+
+fn state_row(r: &PgRow) -> StateRow {
+    StateRow {
+        sequence: r.get(0),
+        game_id: r.get(1),
+        epoch: r.get(2),
+        shard_id: r.get(3),
+        observed_at: r.get(4),
+        status: r.get(5),
+        state: r.get(6),
+        home_team: r.get(7),
+        away_team: r.get(8),
+        home_score: r.get(9),
+        away_score: r.get(10),
+        period: r.get(11),
+        clock: r.get(12),
+        possession: r.get(13),
+        home_win_prob: r.get(14),
     }
 }

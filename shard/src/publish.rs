@@ -30,19 +30,21 @@ pub async fn run(
     producer: v1::Producer,
     stop: CancellationToken,
 ) {
-    // The id of the last state told of each game: at first the one that the stream holds.
+    // The message id of the last state told of each game: at first the one that the stream holds.
     let mut last: BTreeMap<GameId, String> = BTreeMap::new();
     while let Some(Told { game, state }) = states.recv().await {
         let subject = log.names().game_state(&game);
-        if !last.contains_key(&game)
-            && let Ok(Some(stored)) = log.last_on(GAME_STATES, &subject).await
-        {
-            last.insert(game.clone(), stored.header("Nats-Msg-Id").to_owned());
-        }
-        let id = message_id(&state);
-        if last.get(&game) == Some(&id) {
+        let before = match last.remove(&game) {
+            Some(id) => id,
+            None => match last_told(&log, &subject, &stop).await {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        let Some(id) = message_id(&state, &before) else {
+            last.insert(game, before);
             continue;
-        }
+        };
         let now = now_us();
         let event = compose(&producer, &state, &id, now);
         let mut delays = Policy::patient().delays();
@@ -52,16 +54,31 @@ pub async fn run(
                 return;
             }
         }
-        last.insert(game.clone(), id);
         let told = contract::game_state(&state, &game, now).to_string();
         // Who missed it gets the next one; what must not be missed is in the log.
         let _ = bus.publish(&contract::state_channel(&game), &told).await;
+        last.insert(game, id);
     }
 }
 
-fn message_id(state: &v1::GameStateChanged) -> String {
-    let hash = blake3::hash(&state.encode_to_vec()).to_hex();
-    format!("{}:{}:{}", state.game, state.epoch, &hash[..16])
+/// The message id of the last state in the stream, empty when there is none; none when asked to stop before it is known.
+async fn last_told(log: &Log, subject: &str, stop: &CancellationToken) -> Option<String> {
+    let mut delays = Policy::patient().delays();
+    loop {
+        match log.last_on(GAME_STATES, subject).await {
+            Ok(stored) => return Some(stored.map(|s| s.header("Nats-Msg-Id").to_owned()).unwrap_or_default()),
+            Err(_) if delays.wait(stop).await => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Game, epoch, hash of the state, hash of the id before: a score that is corrected and corrected back is three states, while a
+/// repeat of one publish stays one. None when the state before was this very one.
+fn message_id(state: &v1::GameStateChanged, before: &str) -> Option<String> {
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
+    let told = format!("{}:{}:{}:", state.game, state.epoch, hash(&state.encode_to_vec()));
+    (!before.starts_with(&told)).then(|| told + &hash(before.as_bytes()))
 }
 
 fn compose(producer: &v1::Producer, state: &v1::GameStateChanged, id: &str, now_us: i64) -> v1::Event {
@@ -72,5 +89,22 @@ fn compose(producer: &v1::Producer, state: &v1::GameStateChanged, id: &str, now_
         schema_version: envelope::SCHEMA_VERSION,
         payload: Some(Payload::GameStateChanged(state.clone())),
         ..v1::Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_corrected_and_corrected_back_is_three_states_and_a_restart_tells_none_again() {
+        let state =
+            |score| v1::GameStateChanged { game: "nfl-1".into(), home_score: Some(score), ..Default::default() };
+        let first = message_id(&state(7), "").unwrap();
+        let second = message_id(&state(13), &first).unwrap();
+        let third = message_id(&state(7), &second).unwrap();
+        assert!(first != third && second != third);
+        assert_eq!(message_id(&state(7), &third), None);
+        assert_eq!(message_id(&state(13), &first), Some(second), "the same publish again has the same id");
     }
 }

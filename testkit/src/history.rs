@@ -32,7 +32,7 @@ impl History {
     pub fn new(shards: usize, max_games: u32) -> Self {
         let me = v1::Producer { service: "orchestrator".into(), instance: "o".into(), process: "p".into() };
         let mut fleet = Fleet::new(State::default(), Settings::default(), Names::new(""), me, BEGIN);
-        fleet.take_office(BEGIN);
+        fleet.take_office(BEGIN, 0);
         Self { fleet, now: BEGIN + 3 * SECOND, shards, max_games, round: 0, inputs: VecDeque::new() }
     }
 

@@ -113,6 +113,8 @@ impl Programs {
                 command.env_remove(name);
             }
         }
+        // A proxy that the shell names is not asked for what is on this machine.
+        command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
         // A group of its own: Ctrl-C goes to us alone, and we stop the others in order.
         command.process_group(0);
         Ok(command)

@@ -72,9 +72,16 @@ impl Children {
             nats_url: ground.nats_url.clone(),
             redis_url: ground.redis_url.clone(),
             database_url: ground.database_url.clone(),
+            stream_prefix: ground.stream_prefix.clone(),
+            nats_creds: ground.nats_creds.clone(),
             feed_url: self.feed_url.clone(),
             health: services().map(|(name, port, _)| (name.to_owned(), format!("http://127.0.0.1:{port}"))).collect(),
-            processes: self.programs.all().map(|(name, _, id)| (name.to_owned(), id)).collect(),
+            processes: self
+                .programs
+                .all()
+                .map(|(name, _, id)| (name.to_owned(), id))
+                .chain(ground.processes.clone())
+                .collect(),
             logs: self.programs.logs().to_owned(),
             up: std::process::id(),
         }

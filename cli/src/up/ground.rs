@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use arbees_testkit::servers::{Binaries, Nats, Postgres, Valkey};
 
 use super::screen::Screen;
-use crate::Up;
+use crate::{Up, addresses};
 
 /// Where the servers are, and those that are ours to stop.
 #[derive(Debug)]
@@ -14,6 +14,10 @@ pub struct Ground {
     pub nats_url: String,
     pub redis_url: String,
     pub database_url: String,
+    pub stream_prefix: String,
+    pub nats_creds: Option<String>,
+    /// Names and process ids of the servers that are ours.
+    pub processes: Vec<(String, u32)>,
     ours: Option<(Nats, Valkey, Postgres)>,
 }
 
@@ -26,6 +30,9 @@ impl Ground {
                 nats_url: variable("NATS_URL")?,
                 redis_url: variable("REDIS_URL")?,
                 database_url: variable("DATABASE_URL")?,
+                stream_prefix: addresses::variable("STREAM_PREFIX").unwrap_or_default(),
+                nats_creds: addresses::variable("NATS_CREDS"),
+                processes: Vec::new(),
                 ours: None,
             };
             screen.line("using the servers that NATS_URL, REDIS_URL and DATABASE_URL name");
@@ -42,6 +49,12 @@ impl Ground {
             nats_url: nats.url(),
             redis_url: valkey.url(),
             database_url: postgres.url(),
+            stream_prefix: String::new(),
+            nats_creds: None,
+            processes: [("nats", nats.id()), ("redis", valkey.id()), ("postgres", postgres.id())]
+                .into_iter()
+                .filter_map(|(name, id)| Some((name.to_owned(), id?)))
+                .collect(),
             ours: Some((nats, valkey, postgres)),
         })
     }

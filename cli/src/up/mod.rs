@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Up;
 use crate::addresses::{Addresses, DEFAULT_FOLDER};
@@ -26,7 +26,7 @@ pub async fn run(args: Up) -> Result<()> {
     }
     let (home, run) = folders(args.data.as_deref())?;
     let screen = Screen::new(args.plain);
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut asked = Asked::new()?;
     let begun = Instant::now();
     let mut ground = None;
     let mut children = Children::new(&args, &run)?;
@@ -39,8 +39,7 @@ pub async fn run(args: Up) -> Result<()> {
     };
     let started = tokio::select! {
         started = started => Some(started),
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+        () = asked.next() => None,
     };
     let result = match started {
         None => Ok(()),
@@ -52,18 +51,45 @@ pub async fn run(args: Up) -> Result<()> {
             ));
             tokio::select! {
                 result = watch(&mut children, &addresses, &screen, args.limit) => result,
-                _ = interrupt.recv() => Ok(()),
-                _ = terminate.recv() => Ok(()),
+                () = asked.next() => Ok(()),
             }
         }
     };
     screen.line("stopping");
-    let stopped = children.programs.stop_all(|line| screen.line(&format!("  {line}"))).await;
+    let stopping = async {
+        let stopped = children.programs.stop_all(|line| screen.line(&format!("  {line}"))).await;
+        if let Some(ground) = ground {
+            ground.stop(&screen).await?;
+        }
+        stopped
+    };
+    // A second signal kills what is left: the children go when they are dropped.
+    let stopped = tokio::select! {
+        stopped = stopping => stopped,
+        () = asked.next() => Err(anyhow::anyhow!("asked a second time: what still ran was killed")),
+    };
     Addresses::remove(&home);
-    if let Some(ground) = ground {
-        ground.stop(&screen).await?;
-    }
     result.and(stopped)
+}
+
+/// The signals that ask to stop; a terminal that closes asks, too.
+struct Asked([Signal; 3]);
+
+impl Asked {
+    fn new() -> Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [a, b, c] = kinds.map(signal);
+        Ok(Self([a?, b?, c?]))
+    }
+
+    async fn next(&mut self) {
+        let [a, b, c] = &mut self.0;
+        tokio::select! {
+            _ = a.recv() => {}
+            _ = b.recv() => {}
+            _ = c.recv() => {}
+        }
+    }
 }
 
 /// Shows figures until the time is over; an error when a program ended that should not have.
@@ -99,6 +125,10 @@ fn folders(data: Option<&Path>) -> Result<(PathBuf, PathBuf)> {
     let home = home.canonicalize()?;
     if let Some(other) = Addresses::read(&home).filter(Addresses::is_running) {
         bail!("already up in {} (process {}); stop it first, or give another --data", home.display(), other.up);
+    }
+    let left = Addresses::read(&home).map(|a| a.left_over()).unwrap_or_default();
+    if !left.is_empty() {
+        bail!("programs of an `up` that was killed still run: {}; end them first", left.join(", "));
     }
     if data.is_some() {
         return Ok((home.clone(), home));

@@ -51,6 +51,9 @@ pub fn settings(pairs: &[(&str, &str)]) -> Settings {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+/// What a busy machine alone can cause, and what mends itself: a stall longer than a heartbeat.
+const BUSY: [&str; 2] = ["tail broke", "append not acknowledged"];
+
 impl Plane {
     /// Servers and a feed that shows `show`; no program yet.
     pub async fn new(name: &str, show: impl Show) -> Self {
@@ -174,7 +177,7 @@ impl Plane {
             let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
             let is_complaint = |l: &&str| l.contains(" WARN ") || l.contains(" ERROR ") || l.contains("panicked");
             let lines = text.lines().filter(is_complaint).map(ToOwned::to_owned);
-            complaints.extend(lines.filter(|l| !allowed.iter().any(|a| l.contains(a))));
+            complaints.extend(lines.filter(|l| !allowed.iter().chain(&BUSY).any(|a| l.contains(a))));
         }
         assert_eq!(complaints, [] as [String; 0], "lines that no list allows");
         self.postgres.stop().await.unwrap();

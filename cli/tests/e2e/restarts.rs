@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use arbees_testkit::feed::Sim;
+use arbees_testkit::feed::{Sim, SimGame, Turn};
 use arbees_testkit::link::Link;
 use arbees_testkit::wait;
 
@@ -88,14 +88,21 @@ async fn a_restarted_orchestrator_decides_nothing_anew() {
 
 #[tokio::test]
 async fn a_shard_cut_off_from_the_log_misses_nothing() {
-    let mut plane = Plane::new("cut-shard", sixty_live()).await;
+    // The games are on no slate for the first 8 s: by then the shard is known and cut off.
+    let game = |n: usize| SimGame {
+        league: n % 8,
+        event: 500_000_000 + n as u64,
+        start: -10,
+        script: vec![(-10, Turn::Vanish), (8, Turn::Play), (24 * 60, Turn::End)],
+    };
+    let mut plane = Plane::new("cut-shard", Sim::scripted(60.0, (0..60).map(game).collect())).await;
     let link = Link::to(plane.nats.port()).await.unwrap();
     let url = format!("nats://127.0.0.1:{}", link.port());
-    let own = plane.with(&[("SHARD_ID", "shard_01"), ("NATS_URL", &url), ("MAX_GAMES", "60")]);
-    plane.programs.start("shard_01", "arbees-shard", &own).await.unwrap();
     // The leader takes it for well for longer than the cut lasts: all its games are assigned while it cannot hear of it.
     let patient = plane.with(&[("LEASE_TTL_MS", "60000")]);
     plane.programs.start("orchestrator", "arbees-orchestrator", &patient).await.unwrap();
+    let own = plane.with(&[("SHARD_ID", "shard_01"), ("NATS_URL", &url), ("MAX_GAMES", "60")]);
+    plane.programs.start("shard_01", "arbees-shard", &own).await.unwrap();
     plane.until("the shard to be known", |s| is(s.services.len(), 1)).await;
     link.cut();
     let owned = |s: &arbees_fleet::State| usize::try_from(s.loads().values().sum::<u32>()).unwrap();

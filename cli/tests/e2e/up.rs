@@ -34,9 +34,7 @@ async fn up_starts_everything_and_stops_it_in_order() {
     for part in ["nats ", "redis ", "postgres ", "feed ", "projector ", "orchestrator ", "shard_01 ", "shard_02 "] {
         assert!(printed().contains(&format!("  {part}")), "{part} in {}", printed());
     }
-    let look = async |args: &[&str]| -> Output {
-        arbees().args(args).arg("--data").arg(&data).env_remove("STREAM_PREFIX").output().await.unwrap()
-    };
+    let look = async |args: &[&str]| -> Output { arbees().args(args).arg("--data").arg(&data).output().await.unwrap() };
     let json = async |args: &[&str]| -> Value {
         let out = look(args).await;
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));

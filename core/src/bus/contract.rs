@@ -129,7 +129,11 @@ pub fn read_shard_beat(payload: &[u8]) -> Result<BusBeat, BadPayload> {
 /// [`BadPayload`].
 pub fn read_service_beat(payload: &[u8]) -> Result<BusBeat, BadPayload> {
     let wire: WireBeat = read(payload)?;
-    let kind = ServiceKind::of_name(wire.service.as_deref().unwrap_or_default());
+    // Shards beat on channels of their own: a service that is merely named after one is given no games.
+    let kind = match ServiceKind::of_name(wire.service.as_deref().unwrap_or_default()) {
+        ServiceKind::Shard | ServiceKind::Orchestrator => ServiceKind::Other,
+        kind => kind,
+    };
     let instance = InstanceId::lenient(wire.instance_id.as_deref().unwrap_or_default())?;
     let on_log = wire.last_seen_seq.is_some();
     Ok(BusBeat { beat: heartbeat(wire, kind, &instance), on_log })
@@ -347,6 +351,12 @@ mod tests {
         assert_eq!(old.beat.games[0].game, "401547698");
         let ours = shard_beat(&old.beat, 0).to_string();
         assert!(read_shard_beat(ours.as_bytes()).unwrap().on_log);
+    }
+
+    #[test]
+    fn a_service_named_after_a_shard_is_none() {
+        let beat = br#"{"service":"crypto_shard","instance_id":"c1","status":"healthy","checks":{"redis_ok":true}}"#;
+        assert_eq!(read_service_beat(beat).unwrap().beat.service.unwrap().kind, "other");
     }
 
     #[test]

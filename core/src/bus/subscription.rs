@@ -1,6 +1,6 @@
 //! A subscription that comes back by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -13,6 +13,9 @@ use crate::retry::Policy;
 const CAPACITY: usize = 4_096;
 /// A connection on which nothing is heard for this long is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// A connection that lasted this long was a good one: the next try is quick again.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// A message from the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,17 +54,19 @@ async fn follow(client: &redis::Client, channels: &[String], patterns: &[String]
     let mut delays = Policy::patient().delays();
     let mut is_away = false;
     while !sender.is_closed() {
+        let begun = Instant::now();
         let why = match listen(client, channels, patterns, sender, &mut is_away).await {
             Ok(()) => "connection closed".to_owned(),
             Err(error) => error.to_string(),
         };
-        if is_away {
-            tokio::time::sleep(delays.next_delay()).await;
-        } else {
-            tracing::warn!(why, "redis subscription broke, subscribing again");
+        if begun.elapsed() > STEADY {
             delays.reset();
+        }
+        if !is_away {
+            tracing::warn!(why, "redis subscription broke, subscribing again");
             is_away = true;
         }
+        tokio::time::sleep(delays.next_delay()).await;
     }
 }
 
@@ -72,13 +77,18 @@ async fn listen(
     sender: &mpsc::Sender<Heard>,
     is_away: &mut bool,
 ) -> redis::RedisResult<()> {
-    let (mut sink, mut stream) = client.get_async_pubsub().await?.split();
-    for channel in channels {
-        sink.subscribe(channel).await?;
-    }
-    for pattern in patterns {
-        sink.psubscribe(pattern).await?;
-    }
+    let subscribing = async {
+        let (mut sink, stream) = client.get_async_pubsub().await?.split();
+        for channel in channels {
+            sink.subscribe(channel).await?;
+        }
+        for pattern in patterns {
+            sink.psubscribe(pattern).await?;
+        }
+        Ok::<_, redis::RedisError>((sink, stream))
+    };
+    let late = |_| redis::RedisError::from((redis::ErrorKind::Io, "no answer"));
+    let (mut sink, mut stream) = tokio::time::timeout(SILENCE, subscribing).await.map_err(late)??;
     if std::mem::take(is_away) {
         tracing::info!("redis subscription is back");
     }
@@ -96,7 +106,7 @@ async fn listen(
             Ok(None) => return Ok(()),
             Err(_) => {
                 let answer = tokio::time::timeout(SILENCE, sink.ping::<redis::Value>()).await;
-                answer.map_err(|_| redis::RedisError::from((redis::ErrorKind::Io, "no answer to ping")))??;
+                answer.map_err(late)??;
             }
         }
     }

@@ -25,13 +25,16 @@ pub enum AppendError {
     Canceled,
     #[error("nothing to append")]
     Empty,
+    #[error("the log ends at {end}, before {expected} where it was known to end: it has lost its tail or was replaced")]
+    LostTail { expected: u64, end: u64 },
 }
 
 impl Log {
     /// Appends `events` to CONTROL right after `expected`, all or none but for a power cut, for as long as it takes.
     ///
     /// # Errors
-    /// Canceled; the outcome is then unknown.
+    /// Canceled: the outcome is then unknown. [`AppendError::LostTail`]: nothing is stored, and what was decided stands on
+    /// events that are no more.
     pub async fn append(
         &self,
         expected: u64,
@@ -45,11 +48,21 @@ impl Log {
         let mut delays = Policy::patient().delays();
         let mut waited = false;
         loop {
-            let heard = match &step {
-                Step::Send { expected } => self.send(*expected, events).await,
-                Step::ReadBack { from, count } => self.read_ids(*from, *count).await,
-                Step::Done(outcome) => return Ok(outcome.clone()),
+            let asking = async {
+                match &step {
+                    Step::Send { expected } => Ok(self.send(*expected, events).await),
+                    Step::ReadBack { from, count } => Ok(self.read_ids(*from, *count).await),
+                    Step::Done(outcome) => Err(outcome.clone()),
+                }
             };
+            let heard = match cancel.run_until_cancelled(asking).await {
+                None => return Err(AppendError::Canceled),
+                Some(Err(outcome)) => return Ok(outcome),
+                Some(Ok(heard)) => heard,
+            };
+            if heard == Heard::Read(Vec::new()) {
+                self.check_tail(expected).await?;
+            }
             let missed = matches!(heard, Heard::Unknown | Heard::Unread);
             step = append.next(&heard);
             if missed || (heard == Heard::Read(Vec::new())) {
@@ -61,6 +74,15 @@ impl Log {
                     return Err(AppendError::Canceled);
                 }
             }
+        }
+    }
+
+    /// Refused, and nothing stands where ours should: the log may end before it.
+    async fn check_tail(&self, expected: u64) -> Result<(), AppendError> {
+        match self.bounds(CONTROL).await {
+            Ok((_, end)) if end < expected => Err(AppendError::LostTail { expected, end }),
+            // It ends where it should, or cannot be asked now.
+            _ => Ok(()),
         }
     }
 
@@ -76,7 +98,7 @@ impl Log {
         match result {
             Ok(last_sequence) => Heard::Stored { last_sequence },
             Err(ApiError::Refused { code, description }) => {
-                tracing::debug!(code, description, "append refused");
+                tracing::info!(code, description, "append refused, looking at what stands there");
                 Heard::Refused
             }
             Err(ApiError::Unknown(_)) => Heard::Unknown,

@@ -7,6 +7,10 @@ use arbees_proto::ShardId;
 
 use super::{CONTROL, Log, ReadError, Tail};
 
+/// The tail begins this many events before the end that was read: on a replicated stream the reads may have been answered by a
+/// replica that lagged by as much as one batch in flight. The set knows what it has seen twice.
+const OVERLAP: u64 = 1_000;
+
 impl Log {
     /// Reads the last message of each of the shard's subjects, and tails on from there.
     ///
@@ -25,8 +29,9 @@ impl Log {
                 }
             }
         }
-        let set = GameSet::recover(me.clone(), end, history);
-        let tail = self.tail(CONTROL, filters.to_vec(), end + 1);
+        let base = end.saturating_sub(OVERLAP);
+        let set = GameSet::recover(me.clone(), base, history);
+        let tail = self.tail(CONTROL, filters.to_vec(), base + 1);
         tracing::info!(games = set.held().len(), sequence = end, ms = began.elapsed().as_millis(), "recovered");
         Ok((set, tail))
     }

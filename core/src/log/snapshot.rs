@@ -106,6 +106,11 @@ impl Log {
                 Err(skip) => tracing::warn!(sequence = entry.sequence, %skip, "message of CONTROL skipped"),
             }
         }
+        if state.head.sequence < last {
+            // A replica that lags has answered. CONTROL has no holes: nothing of it is ever deleted.
+            let (stream, at) = (self.names.stream(CONTROL), state.head.sequence);
+            return Err(ReadError::Interrupted { stream, at, why: format!("it should reach to {last}") });
+        }
         Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! What a heartbeat leads to.
 
+use std::collections::BTreeSet;
+
 use arbees_proto::{Epoch, EventId, GameId, InstanceId, League, Payload, ServiceKind, ShardId, v1};
 
 use super::{Draft, Effect, Fleet, reason};
 use crate::SECOND;
 use crate::fold::service_key;
-use crate::settings::{MAX_REPORTED, MAX_RESEND};
+use crate::settings::{MAX_REPORTED, MAX_RESEND, short};
 use crate::state::ServiceKey;
 
 /// How a beat came in.
@@ -42,10 +44,11 @@ pub(super) struct Sent {
 impl Fleet {
     pub(super) fn on_beat(&mut self, now_us: i64, event: &v1::Event, medium: Medium) {
         let Some(Payload::Heartbeat(beat)) = &event.payload else { return };
-        let Some(info) = &beat.service else { return };
-        let Ok(key) = service_key(info) else { return };
+        let Some(info) = beat.service.as_ref().map(bounded) else { return };
+        let Ok(key) = service_key(&info) else { return };
+        let info = v1::Service { kind: key.kind.to_string(), ..info };
         let cause = EventId::from_bytes(&event.id);
-        self.register(now_us, &key, info, cause);
+        self.register(now_us, &key, &info, cause);
         self.hear(now_us, &key, beat);
         if key.kind == ServiceKind::Shard && matches!(info.shard_type.as_str(), "sports" | "game") {
             let reported = self.resolve(beat, medium);
@@ -151,7 +154,8 @@ impl Fleet {
         }
         let shard = &key.instance;
         let interval = self.seen.services.get(key).map_or(self.settings.redis_interval, |h| h.interval_us);
-        let has = |id: &GameId| reported.iter().any(|(r, _)| r == id);
+        let watched: BTreeSet<&GameId> = reported.iter().map(|(id, _)| id).collect();
+        let has = |id: &GameId| watched.contains(id);
         let owned = |o: Option<&crate::state::Owner>| o.is_some_and(|o| o.shard == *shard);
         let missing: Vec<_> = self
             .state
@@ -215,6 +219,16 @@ impl Fleet {
             let key = ServiceKey::shard(InstanceId::clone(shard));
             services.get(&key).is_some_and(|s| !s.info.on_log)
         });
+    }
+}
+
+/// What a service says of itself, each text cut to a length that any event can hold.
+fn bounded(info: &v1::Service) -> v1::Service {
+    v1::Service {
+        process: short(&info.process),
+        version: short(&info.version),
+        shard_type: short(&info.shard_type),
+        ..info.clone()
     }
 }
 

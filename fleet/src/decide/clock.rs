@@ -7,7 +7,7 @@ impl Fleet {
         self.release_leftovers(now_us);
         self.place(now_us);
         self.ask_absent(now_us);
-        self.ask_missing_markets(now_us);
+        self.follow_markets(now_us);
         self.forget_log_commands();
     }
 
@@ -23,13 +23,15 @@ impl Fleet {
         }
     }
 
-    fn ask_missing_markets(&mut self, now_us: i64) {
-        let without: Vec<_> =
-            self.owned().filter(|(_, g)| g.info.markets.is_none()).map(|(id, _)| id.clone()).collect();
-        for id in without {
+    fn follow_markets(&mut self, now_us: i64) {
+        let owned: Vec<_> = self.owned().map(|(id, _)| id.clone()).collect();
+        for id in owned {
             self.ask_markets(now_us, &id);
+            self.tell_markets(now_us, &id);
         }
         let games = &self.state.games;
-        self.seen.asked_markets.retain(|id, _| games.get(id).is_some_and(|g| g.owner.is_some()));
+        let is_owned = |id: &arbees_proto::GameId| games.get(id).is_some_and(|g| g.owner.is_some());
+        self.seen.asked_markets.retain(|id, _| is_owned(id));
+        self.seen.told_markets.retain(|id, _| is_owned(id));
     }
 }

@@ -3,6 +3,7 @@
 use arbees_proto::{GameId, Payload, v1};
 
 use super::{Effect, Fleet, reason};
+use crate::settings::short;
 
 /// The only kind of market that discovery answers for today.
 const MONEYLINE: &str = "moneyline";
@@ -28,30 +29,47 @@ impl Fleet {
         let matched = v1::MarketsMatched { game: id.to_string(), markets: Some(markets) };
         let why = reason("market discovery answered", "markets may come late");
         self.emit_game(now_us, &id, Payload::MarketsMatched(matched), why, None);
-        self.amend(now_us, &id);
+        self.seen.told_markets.remove(&id);
+        self.tell_markets(now_us, &id);
     }
 
-    fn amend(&mut self, now_us: i64, id: &GameId) {
-        let Some(game) = self.state.games.get(id) else { return };
+    /// Makes the owner of a game with markets know them: by the log at once when it was told others, and over Redis now and
+    /// then, as what is said there can be lost. The monitors hear of it the same way.
+    pub(super) fn tell_markets(&mut self, now_us: i64, id: &GameId) {
+        let Some(game) = self.state.games.get(id).filter(|g| g.info.markets.is_some()) else { return };
         let Some(owner) = game.owner.clone() else { return };
         let info = game.info.clone();
-        let amended =
-            v1::AssignmentAmended { game: Some(info.clone()), shard: owner.shard.to_string(), epoch: owner.epoch.0 };
-        let why = reason("markets found", "the owner must know");
-        self.emit_game(now_us, id, Payload::AssignmentAmended(amended), why, None);
-        self.command(now_us, &owner.shard, id, owner.epoch, true, "markets found");
-        self.turn.effects.push(Effect::FollowMarkets { game: info });
+        if owner.markets != info.markets {
+            let amended = v1::AssignmentAmended {
+                game: Some(info.clone()),
+                shard: owner.shard.to_string(),
+                epoch: owner.epoch.0,
+            };
+            let why = reason("markets found", "the owner must know");
+            self.emit_game(now_us, id, Payload::AssignmentAmended(amended), why, None);
+        }
+        let lately = self.seen.told_markets.get(id).is_some_and(|at| now_us - at < self.settings.tell_markets);
+        if !lately {
+            self.seen.told_markets.insert(id.clone(), now_us);
+            self.command(now_us, &owner.shard, id, owner.epoch, true, "markets found");
+            self.turn.effects.push(Effect::FollowMarkets { game: info });
+        }
     }
 
-    /// Asks for the game's markets, unless it has some or was asked for lately.
+    /// Asks for the game's markets while a side is missing, unless it was asked for lately.
     pub(super) fn ask_markets(&mut self, now_us: i64, id: &GameId) {
-        let Some(game) = self.state.games.get(id).filter(|g| g.info.markets.is_none()) else { return };
+        let Some(game) = self.state.games.get(id).filter(|g| !is_complete(g.info.markets.as_ref())) else { return };
         let lately = self.seen.asked_markets.get(id).is_some_and(|at| now_us - at < self.settings.ask_markets);
         if !lately {
             self.turn.effects.push(Effect::AskMarkets { game: game.info.clone() });
             self.seen.asked_markets.insert(id.clone(), now_us);
         }
     }
+}
+
+fn is_complete(markets: Option<&v1::Markets>) -> bool {
+    let both = |m: &v1::Market| !m.kalshi.is_empty() && !m.polymarket.is_empty();
+    markets.is_some_and(|m| m.by_type.iter().any(both))
 }
 
 /// What is known with what was found: an answer that names one side does not erase the other.
@@ -64,10 +82,10 @@ fn merged(known: Option<&v1::Markets>, found: &MarketsFound) -> v1::Markets {
         .map(|at| markets.by_type.remove(at))
         .unwrap_or_else(|| v1::Market { market_type: MONEYLINE.to_owned(), ..v1::Market::default() });
     if let Some(kalshi) = found.kalshi.as_ref().filter(|id| !id.is_empty()) {
-        moneyline.kalshi.clone_from(kalshi);
+        moneyline.kalshi = short(kalshi);
     }
     if let Some(polymarket) = found.polymarket.as_ref().filter(|id| !id.is_empty()) {
-        moneyline.polymarket.clone_from(polymarket);
+        moneyline.polymarket = short(polymarket);
     }
     if !moneyline.kalshi.is_empty() || !moneyline.polymarket.is_empty() {
         markets.by_type.push(moneyline);

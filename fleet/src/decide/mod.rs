@@ -18,7 +18,7 @@ pub use beat::{Beat, Medium};
 pub use markets::MarketsFound;
 
 use crate::placement::{Place, Refusal};
-use crate::settings::{MAX_BATCH, Settings};
+use crate::settings::{MAX_BATCH, MAX_EVENT, Settings};
 use crate::slate::GameReport;
 use crate::state::{Game, Phase, ServiceKey, State};
 
@@ -81,6 +81,8 @@ struct Seen {
     on_slate: BTreeMap<GameId, i64>,
     /// When a game's markets were last asked for.
     asked_markets: BTreeMap<GameId, i64>,
+    /// When a game's markets were last told to those who hear of them over Redis.
+    told_markets: BTreeMap<GameId, i64>,
     /// Commands to Redis-only shards, for repeating them.
     sent: BTreeMap<(ShardId, GameId), beat::Sent>,
     /// Games by bare event id, as Redis names them.
@@ -112,9 +114,11 @@ impl Fleet {
         &self.state
     }
 
-    /// The first decision of a term: all that follow are this leader's.
-    pub fn take_office(&mut self, now_us: i64) {
+    /// The first decision of a term: all that follow are this leader's. `generation` is what the log must at least be in: one
+    /// more than before when it is known to have lost its tail, so that epochs only grow.
+    pub fn take_office(&mut self, now_us: i64, generation: u64) {
         self.state.head.term += 1;
+        self.state.head.generation = self.state.head.generation.max(generation);
         let elected = v1::LeaderElected { instance: self.me.instance.clone(), process: self.me.process.clone() };
         let reason = reason("took over", "first decision of a term");
         self.emit(now_us, Draft { payload: Payload::LeaderElected(elected), reason, cause: None, correlation: None });
@@ -172,7 +176,7 @@ impl Fleet {
             reason: Some(draft.reason),
             payload: Some(draft.payload),
         };
-        let sealed = Sealed::new(subject, event, Some(&head.hash))?;
+        let sealed = Sealed::new(subject, event, Some(&head.hash)).filter(|s| s.payload.len() <= MAX_EVENT)?;
         let sequence = head.sequence + 1;
         // Every id in a draft of ours was parsed on its way in.
         self.state.accept(sequence, sealed.hash?, &sealed.event).ok()?;
@@ -263,6 +267,7 @@ impl Fleet {
             };
             places.insert(&key.instance, place);
         }
+        share_the_failure(&mut places, &self.state);
         for (id, game) in &self.state.games {
             if let Some(place) = game.owner.as_ref().and_then(|o| places.get_mut(&o.shard)) {
                 place.take(id.league());
@@ -287,6 +292,21 @@ impl Fleet {
     /// The games of the fleet as the start-up replies of the Redis contract want them.
     pub fn owned(&self) -> impl Iterator<Item = (&GameId, &Game)> {
         self.state.games.iter().filter(|(_, g)| g.owner.is_some())
+    }
+}
+
+/// When every shard that is well but for a failing check fails it, there is no better place: shards on the log take games all
+/// the same, for their games come by the log.
+fn share_the_failure(places: &mut BTreeMap<&ShardId, Place>, state: &State) {
+    let is_alone = |p: &Place| p.refusal == Some(Refusal::NotOperational);
+    if places.values().any(|p| p.refusal.is_none()) {
+        return;
+    }
+    for (shard, place) in places.iter_mut().filter(|(_, p)| is_alone(p)) {
+        let service = state.services.get(&ServiceKey::shard((*shard).clone()));
+        if service.is_some_and(|s| s.info.on_log) {
+            place.refusal = None;
+        }
     }
 }
 

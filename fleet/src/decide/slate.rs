@@ -64,7 +64,8 @@ impl Fleet {
             (Phase::Suspended, ReportedPhase::Live) => Payload::GameResumed(v1::GameResumed { game }),
             (Phase::Live, ReportedPhase::Live) => return,
             (_, ReportedPhase::Live) => Payload::GameWentLive(v1::GameWentLive { game }),
-            (Phase::Suspended, ReportedPhase::Suspended) => return,
+            // Only play opens again what is over: a stale or odd report does not.
+            (known, ReportedPhase::Suspended) if known.is_over() || known == Phase::Suspended => return,
             (_, ReportedPhase::Suspended) => Payload::GameSuspended(v1::GameSuspended { game, status }),
             (Phase::Postponed | Phase::Canceled | Phase::Finished, _) | (_, ReportedPhase::Pre) => return,
             (_, ReportedPhase::Postponed) => Payload::GamePostponed(v1::GamePostponed { game, status }),

@@ -66,6 +66,12 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port.port())
     }
 
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {

@@ -21,7 +21,8 @@ impl PortLease {
     /// # Errors
     /// When there is none.
     pub fn take() -> Result<Self> {
-        let folder = std::env::temp_dir().join("arbees-ports");
+        // A folder for each user: what root made, others could not lock.
+        let folder = std::env::temp_dir().join(format!("arbees-ports-{}", nix::unistd::Uid::effective()));
         std::fs::create_dir_all(&folder).context("creating the folder of port locks")?;
         // Processes begin at different places, so that they seldom try the same one.
         let start = usize::try_from(std::process::id())? * 37 % RANGE.len();

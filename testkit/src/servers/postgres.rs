@@ -17,6 +17,8 @@ use crate::process::Process;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// The user and group without rights, by the numbers that all systems give them.
+const NOBODY: u32 = 65_534;
 /// User and database.
 const NAME: &str = "arbees";
 
@@ -62,6 +64,12 @@ impl Postgres {
     #[must_use]
     pub fn url(&self) -> String {
         url(self.port.port(), NAME)
+    }
+
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// Its port.
@@ -116,7 +124,8 @@ impl Postgres {
 }
 
 fn url(port: u16, database: &str) -> String {
-    format!("postgres://{NAME}@127.0.0.1:{port}/{database}")
+    // Whatever PGSSLMODE says: this server has no TLS.
+    format!("postgres://{NAME}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
 fn command(programs: &Path, program: &str, wrapper: Wrapper) -> Command {
@@ -130,7 +139,8 @@ fn command(programs: &Path, program: &str, wrapper: Wrapper) -> Command {
         }
         Wrapper::Nobody => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(path);
+            // By number: the group of nobody has another name on other systems.
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(path);
             command
         }
     }
@@ -152,8 +162,7 @@ async fn initialise(programs: &Path, folder: &Path, wrapper: Wrapper) -> Result<
     std::fs::create_dir_all(&data)?;
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
     if wrapper == Wrapper::Nobody {
-        let nobody = User::from_name("nobody")?.context("there is no user nobody")?;
-        std::os::unix::fs::chown(&data, Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw()))?;
+        std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY))?;
     }
     let mut initdb = command(programs, "initdb", wrapper);
     initdb.args([

@@ -44,6 +44,12 @@ impl Valkey {
         format!("redis://127.0.0.1:{}", self.port.port())
     }
 
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
