@@ -5,6 +5,7 @@ mod cluster;
 mod nats;
 mod port;
 mod postgres;
+mod server;
 mod valkey;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub use cluster::Cluster;
 pub use nats::Nats;
 pub use port::PortLease;
 pub use postgres::Postgres;
+pub use server::Server;
 pub use valkey::Valkey;
 
 /// A folder of its own under the system's temporary folder; removed when dropped, unless the test failed.

@@ -1,27 +1,33 @@
 //! A private NATS server with JetStream that syncs before it acknowledges.
 
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use super::server::{Recipe, Server};
 use super::{Binaries, PortLease};
-use crate::process::Process;
-
-const START_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A NATS server of our own.
 #[derive(Debug)]
-pub struct Nats {
-    process: Process,
-    port: PortLease,
-    program: PathBuf,
-    folder: PathBuf,
+pub struct Nats(Server);
+
+impl Deref for Nats {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Nats {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
 }
 
 impl Nats {
@@ -30,9 +36,7 @@ impl Nats {
     /// # Errors
     /// When it does not start.
     pub async fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
-        let mut server = Self::launch(&binaries.nats_server, folder, PortLease::take()?, "")?;
-        server.await_ready().await?;
-        Ok(server)
+        Self::start_program(&binaries.nats_server, folder).await
     }
 
     /// Starts one that is too old to be accepted.
@@ -40,8 +44,11 @@ impl Nats {
     /// # Errors
     /// When it cannot be fetched or does not start.
     pub async fn start_old(folder: &Path, say: &dyn Fn(&str)) -> Result<Self> {
-        let program = super::binaries::old_nats(say)?;
-        let mut server = Self::launch(&program, folder, PortLease::take()?, "")?;
+        Self::start_program(&super::binaries::old_nats(say)?, folder).await
+    }
+
+    async fn start_program(program: &Path, folder: &Path) -> Result<Self> {
+        let mut server = Self::launch(program, folder, PortLease::take()?, "")?;
         server.await_ready().await?;
         Ok(server)
     }
@@ -49,77 +56,34 @@ impl Nats {
     /// Starts one with `more` in its configuration, and does not wait.
     pub(super) fn launch(program: &Path, folder: &Path, port: PortLease, more: &str) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let config = format!(
+        let settings = format!(
             "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n{more}",
             port.port(),
             folder.join("nats.pid"),
             folder.join("data"),
         );
-        std::fs::write(folder.join("nats.conf"), config)?;
-        let process = spawn(program, folder)?;
-        Ok(Self { process, port, program: program.to_owned(), folder: folder.to_owned() })
+        let file = folder.join("nats.conf");
+        std::fs::write(&file, settings)?;
+        let program = program.to_owned();
+        let recipe = Recipe {
+            name: "nats-server",
+            log: folder.join("nats.log"),
+            stop: Signal::SIGTERM,
+            probe: |port| Box::pin(probe(port)),
+            command: Box::new(move |_| {
+                let mut command = Command::new(&program);
+                command.arg("--config").arg(&file);
+                command
+            }),
+        };
+        Server::launch(recipe, port).map(Self)
     }
 
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.port())
+        format!("nats://127.0.0.1:{}", self.port())
     }
-
-    /// Its process id while it runs.
-    #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.process.id()
-    }
-
-    /// Its port.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port.port()
-    }
-
-    /// Its process.
-    pub const fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    /// Ends it as `kill -9` does.
-    pub async fn kill(&mut self) {
-        self.process.kill().await;
-    }
-
-    /// Starts it again after it ended, on the same port and data.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub async fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.program, &self.folder)?;
-        self.await_ready().await
-    }
-
-    /// Stops it in order.
-    ///
-    /// # Errors
-    /// When it had to be killed.
-    pub async fn stop(&mut self) -> Result<()> {
-        self.process.stop(Signal::SIGTERM, STOP_LIMIT).await.map(drop)
-    }
-
-    pub(super) async fn await_ready(&mut self) -> Result<()> {
-        let port = self.port.port();
-        let ready = crate::wait::until("JetStream to answer", START_LIMIT, || probe(port)).await;
-        match (ready, self.process.ended()) {
-            (_, Some(status)) => bail!("nats-server ended ({status}):\n{}", self.process.last_words()),
-            (Err(error), None) => Err(error.context(self.process.last_words())),
-            (Ok(_), None) => Ok(()),
-        }
-    }
-}
-
-fn spawn(program: &Path, folder: &Path) -> Result<Process> {
-    let mut command = Command::new(program);
-    command.arg("--config").arg(folder.join("nats.conf")).process_group(0);
-    Process::spawn("nats-server", &mut command, &folder.join("nats.log"))
 }
 
 /// A JetStream API request in the bare protocol.

@@ -1,10 +1,10 @@
 //! A private Postgres. It refuses to run as root, so there it runs in a user namespace that maps root to nobody; where
 //! namespaces are denied, as nobody itself.
 
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
@@ -12,11 +12,9 @@ use nix::unistd::{Uid, User};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
-use super::{Binaries, PortLease};
-use crate::process::Process;
+use super::Binaries;
+use super::server::{Recipe, Server};
 
-const START_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// The user and group without rights, by the numbers that all systems give them.
 const NOBODY: u32 = 65_534;
 /// User and database.
@@ -24,12 +22,19 @@ const NAME: &str = "arbees";
 
 /// A Postgres of our own with an empty database.
 #[derive(Debug)]
-pub struct Postgres {
-    process: Process,
-    port: PortLease,
-    programs: PathBuf,
-    folder: PathBuf,
-    wrapper: Wrapper,
+pub struct Postgres(Server);
+
+impl Deref for Postgres {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Postgres {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
 }
 
 /// How to run a program that refuses root.
@@ -46,16 +51,27 @@ impl Postgres {
     /// # Errors
     /// When it does not start.
     pub async fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
-        let port = PortLease::take()?;
         std::fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
         let wrapper = wrapper().await;
         if !folder.join("data").join("PG_VERSION").is_file() {
             initialise(&binaries.postgres, &folder, wrapper).await?;
         }
-        let process = spawn(&binaries.postgres, &folder, port.port(), wrapper)?;
-        let mut server = Self { process, port, programs: binaries.postgres.clone(), folder, wrapper };
-        server.await_ready().await?;
+        let (programs, data) = (binaries.postgres.clone(), folder.join("data"));
+        let recipe = Recipe {
+            name: "postgres",
+            log: folder.join("postgres.log"),
+            // Without waiting for its clients to leave.
+            stop: Signal::SIGINT,
+            probe: |port| Box::pin(probe(port)),
+            command: Box::new(move |port| {
+                let mut command = command(&programs, "postgres", wrapper);
+                // TCP only: the path of a socket under a deep folder can be too long for the system.
+                command.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
+                command
+            }),
+        };
+        let server = Self(Server::start(recipe).await?);
         server.create_database().await?;
         Ok(server)
     }
@@ -63,64 +79,22 @@ impl Postgres {
     /// The URL of its database.
     #[must_use]
     pub fn url(&self) -> String {
-        url(self.port.port(), NAME)
-    }
-
-    /// Its process id while it runs.
-    #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.process.id()
-    }
-
-    /// Its port.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port.port()
-    }
-
-    /// Ends it as `kill -9` does.
-    pub async fn kill(&mut self) {
-        self.process.kill().await;
-    }
-
-    /// Starts it again after it ended, on the same port and data.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub async fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.programs, &self.folder, self.port.port(), self.wrapper)?;
-        self.await_ready().await
-    }
-
-    /// Stops it in order, without waiting for its clients.
-    ///
-    /// # Errors
-    /// When it had to be killed.
-    pub async fn stop(&mut self) -> Result<()> {
-        self.process.stop(Signal::SIGINT, STOP_LIMIT).await.map(drop)
-    }
-
-    async fn await_ready(&mut self) -> Result<()> {
-        let port = self.port.port();
-        let ready = crate::wait::until("postgres to answer", START_LIMIT, || async move {
-            let connected = PgConnection::connect(&url(port, "postgres")).await;
-            connected.map_err(|e| e.to_string())?.close().await.map_err(|e| e.to_string())
-        });
-        match (ready.await, self.process.ended()) {
-            (_, Some(status)) => bail!("postgres ended ({status}):\n{}", self.process.last_words()),
-            (Err(error), None) => Err(error.context(self.process.last_words())),
-            (Ok(_), None) => Ok(()),
-        }
+        url(self.port(), NAME)
     }
 
     async fn create_database(&self) -> Result<()> {
-        let mut connection = PgConnection::connect(&url(self.port.port(), "postgres")).await?;
+        let mut connection = PgConnection::connect(&url(self.port(), "postgres")).await?;
         let exists = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1").bind(NAME);
         if exists.fetch_optional(&mut connection).await?.is_none() {
             connection.execute("CREATE DATABASE arbees").await?;
         }
         Ok(connection.close().await?)
     }
+}
+
+async fn probe(port: u16) -> Result<(), String> {
+    let connection = PgConnection::connect(&url(port, "postgres")).await.map_err(|e| e.to_string())?;
+    connection.close().await.map_err(|e| e.to_string())
 }
 
 fn url(port: u16, database: &str) -> String {
@@ -182,15 +156,4 @@ async fn initialise(programs: &Path, folder: &Path, wrapper: Wrapper) -> Result<
         bail!("initdb failed:\n{}", String::from_utf8_lossy(&out.stderr));
     }
     Ok(())
-}
-
-fn spawn(programs: &Path, folder: &Path, port: u16, wrapper: Wrapper) -> Result<Process> {
-    let mut command = command(programs, "postgres", wrapper);
-    // TCP only: the path of a socket under a deep folder can be too long for the system.
-    command
-        .arg("-D")
-        .arg(folder.join("data"))
-        .args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()])
-        .process_group(0);
-    Process::spawn("postgres", &mut command, &folder.join("postgres.log"))
 }
