@@ -115,7 +115,7 @@ CREATE TABLE arbees.event_archive (
     sequence     bigint      NOT NULL,
     subject      text        NOT NULL,
     event_type   text        NOT NULL,
-    headers      jsonb       NOT NULL,
+    headers      json        NOT NULL,
     payload      bytea       NOT NULL,
     stored_at    timestamptz NOT NULL,
     PRIMARY KEY (stream, sequence)

@@ -4,18 +4,19 @@
 //! same: forget all that is in memory and begin at the checkpoint.
 
 use arbees_core::health::Health;
-use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError, Stored};
+use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError, Stored, Tail};
 use arbees_core::retry::Policy;
 use sqlx::PgPool;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{self, ApplyError};
-use crate::control::ControlFold;
+use crate::control::{Changes, ControlFold};
 use crate::{game_states, heartbeats, letters};
 
-/// Messages in a batch at most: what a tail has ready. Postgres gets no faster beyond 1,000 rows a statement, but a game that
-/// is touched several times in a batch is written once.
-const MAX_MESSAGES: usize = 4_000;
+/// Messages in a batch at most: Postgres gets no faster beyond 1,000 rows a statement, but a game that is touched several times
+/// in a batch is written once.
+const MAX_MESSAGES: usize = 2_000;
 /// Bytes in a batch at most, so that large events can't fill the memory.
 const MAX_BYTES: usize = 8 << 20;
 
@@ -83,28 +84,22 @@ impl Projection<'_> {
             return Err(Interrupted::LogBehind { stream: self.stream, end, at });
         }
         self.health.ok(self.stream);
-        let mut fold = match self.stream {
+        let fold = match self.stream {
             CONTROL => Some(ControlFold::new(self.log.fold(Some(at)).await?)),
             _ => None,
         };
-        let mut tail = self.log.tail(self.stream, Vec::new(), at + 1);
+        let tail = self.log.tail(self.stream, Vec::new(), at + 1);
         tracing::info!(stream = self.stream, from = at + 1, "projecting");
+        // The next batch is folded while the database works on this one.
+        let (gathered, mut batches) = mpsc::channel(1);
+        tokio::spawn(gather(tail, fold, gathered));
         loop {
-            let first = tokio::select! {
+            let batch = tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
-                first = tail.next() => first,
+                batch = batches.recv() => batch,
             };
-            let Some(first) = first else { return Ok(()) };
-            let mut bytes = first.payload.len();
-            let mut batch = vec![first];
-            while batch.len() < MAX_MESSAGES
-                && bytes < MAX_BYTES
-                && let Some(next) = tail.ready()
-            {
-                bytes += next.payload.len();
-                batch.push(next);
-            }
-            at = self.apply(&batch, fold.as_mut(), at).await?;
+            let Some(batch) = batch else { return Ok(()) };
+            at = self.write(&batch, at).await?;
             self.health.ok(self.stream);
             delays.reset();
             if std::mem::take(is_away) {
@@ -113,21 +108,53 @@ impl Projection<'_> {
         }
     }
 
-    async fn apply(&self, batch: &[Stored], fold: Option<&mut ControlFold>, at: u64) -> Result<u64, Interrupted> {
-        let to = batch.last().map_or(at, |m| m.sequence);
+    async fn write(&self, batch: &Batch, at: u64) -> Result<u64, Interrupted> {
+        let to = batch.messages.last().map_or(at, |m| m.sequence);
         let mut tx = self.pool.begin().await?;
-        match (self.stream, fold) {
-            (CONTROL, Some(fold)) => {
-                batch.iter().for_each(|stored| fold.add(stored));
-                let changes = std::mem::take(&mut fold.changes);
-                letters::archive(&mut tx, CONTROL, batch).await?;
+        match (self.stream, &batch.changes) {
+            (_, Some(changes)) => {
+                letters::archive(&mut tx, CONTROL, &batch.messages).await?;
                 changes.write(&mut tx).await?;
             }
-            (HEARTBEATS, _) => heartbeats::write(&mut tx, batch).await?,
-            _ => game_states::write(&mut tx, batch).await?,
+            (HEARTBEATS, None) => heartbeats::write(&mut tx, &batch.messages).await?,
+            (_, None) => game_states::write(&mut tx, &batch.messages).await?,
         }
         checkpoint::advance(&mut tx, self.stream, at, to).await?;
         tx.commit().await?;
         Ok(to)
+    }
+}
+
+/// What is written in one transaction.
+struct Batch {
+    messages: Vec<Stored>,
+    /// What CONTROL's messages come to.
+    changes: Option<Changes>,
+}
+
+/// Gathers what is ready into batches, folded where the stream is CONTROL, until nobody takes them.
+async fn gather(mut tail: Tail, mut fold: Option<ControlFold>, to: mpsc::Sender<Batch>) {
+    loop {
+        let first = tokio::select! {
+            () = to.closed() => return,
+            first = tail.next() => first,
+        };
+        let Some(first) = first else { return };
+        let mut bytes = first.payload.len();
+        let mut messages = vec![first];
+        while messages.len() < MAX_MESSAGES
+            && bytes < MAX_BYTES
+            && let Some(next) = tail.ready()
+        {
+            bytes += next.payload.len();
+            messages.push(next);
+        }
+        let changes = fold.as_mut().map(|fold| {
+            messages.iter().for_each(|stored| fold.add(stored));
+            std::mem::take(&mut fold.changes)
+        });
+        if to.send(Batch { messages, changes }).await.is_err() {
+            return;
+        }
     }
 }
