@@ -572,3 +572,40 @@ fn strangers_and_deposed_leaders_are_skipped_and_the_chain_goes_on() {
     };
     assert!(matches!(state.fold(&entry), Err(arbees_fleet::Skip::Deposed { found: 1, newest: 2 })));
 }
+
+#[test]
+fn an_edited_dropped_or_swapped_event_does_not_chain() {
+    let entries = live_game().entries();
+    let skipped = |entries: &[Entry]| {
+        let mut state = State::default();
+        entries.iter().filter(|e| state.fold(e).is_err()).count()
+    };
+    assert_eq!(skipped(&entries), 0);
+    for at in 0..entries.len() {
+        let mut edited = entries.clone();
+        let mut bytes = edited[at].payload.to_vec();
+        bytes[20] ^= 1;
+        edited[at].payload = bytes.into();
+        assert!(skipped(&edited) > 0, "payload of {at}");
+        let mut moved = entries.clone();
+        moved[at].subject.push('x');
+        assert!(skipped(&moved) > 0, "subject of {at}");
+        let mut dropped = entries.clone();
+        dropped.remove(at);
+        assert!(at + 1 == entries.len() || skipped(&dropped) > 0, "without {at}");
+        if at > 0 {
+            let mut swapped = entries.clone();
+            swapped.swap(at - 1, at);
+            assert!(skipped(&swapped) > 0, "{at} before its predecessor");
+        }
+    }
+}
+
+#[test]
+fn time_in_the_log_never_goes_back_whatever_the_clock_does() {
+    let mut p = live_game();
+    p.now -= 3_600 * SECOND;
+    p.slate(&[("nfl-1", Suspended)]);
+    assert_eq!(p.log.last().unwrap().event_type, "GameSuspended");
+    assert!(p.log.windows(2).all(|w| w[0].event.occurred_at_us <= w[1].event.occurred_at_us));
+}

@@ -70,6 +70,49 @@ async fn ten_kills_in_the_middle_of_fifty_thousand_events_leave_exact_tables() {
     plane.stop(&[]).await;
 }
 
+/// Killed when its rows are written and its checkpoint is not: neither is there afterwards.
+#[tokio::test]
+async fn a_kill_between_rows_and_checkpoint_leaves_neither() {
+    let mut plane = Plane::new("between", Sim::all_live(60.0, 0, 0)).await;
+    plane.projector().await;
+    let mut history = History::new(3, 1_000);
+    while history.state().head.sequence < 400 {
+        let (expected, events) = history.turn();
+        append(&plane, expected, &events).await;
+    }
+    plane.verified().await;
+    let pool = plane.pool().await;
+    let mut held = pool.begin().await.unwrap();
+    let hold = "SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL' FOR UPDATE";
+    let before: i64 = sqlx::query(hold).fetch_one(&mut *held).await.unwrap().get(0);
+    let (expected, events) = history.turn();
+    append(&plane, expected, &events).await;
+    let backends = async |condition: &'static str| -> Result<i64, String> {
+        let sql = match condition {
+            "waiting" => {
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arbees-projector' AND wait_event_type = 'Lock'"
+            }
+            _ => "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arbees-projector'",
+        };
+        sqlx::query(sql).fetch_one(&pool).await.map(|r| r.get(0)).map_err(|e| e.to_string())
+    };
+    let waiting = || async { crate::plane::is(backends("waiting").await?, 1) };
+    arbees_testkit::wait::until("the projector to stand before its checkpoint", PATIENCE, waiting).await.unwrap();
+    plane.programs.process("projector").unwrap().kill().await;
+    held.commit().await.unwrap();
+    let gone = || async { crate::plane::is(backends("any").await?, 0) };
+    arbees_testkit::wait::until("its connections to be gone", PATIENCE, gone).await.unwrap();
+    let sql = "SELECT (SELECT max(sequence) FROM arbees.event_archive), (SELECT max(sequence) FROM arbees.games),
+                   (SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL')";
+    let row = sqlx::query(sql).fetch_one(&pool).await.unwrap();
+    let (archived, touched, checkpoint): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    assert_eq!((archived, checkpoint), (before, before));
+    assert!(touched <= before);
+    plane.projector().await;
+    plane.verified().await;
+    plane.stop(&[]).await;
+}
+
 #[tokio::test]
 async fn a_strangers_message_goes_aside_and_stops_nothing() {
     let mut plane = Plane::new("poison", Sim::all_live(60.0, 0, 0)).await;
