@@ -2,6 +2,7 @@
 //! its game, its epoch and its hash.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arbees_core::bus::{Bus, contract};
 use arbees_core::log::{GAME_STATES, Log};
@@ -14,6 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 /// States that may wait for the log. When it is full the watcher keeps the newest state of each game and offers it again.
 pub const CAPACITY: usize = 1_024;
+
+/// States that may wait for Redis: a second's worth of a full shard. Older ones would be stale when they are heard.
+const REDIS_CAPACITY: usize = 256;
+/// How long the last states may take to get to Redis when the shard stops.
+const REDIS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A state to be told.
 #[derive(Debug)]
@@ -30,13 +36,28 @@ pub async fn run(
     producer: v1::Producer,
     stop: CancellationToken,
 ) {
+    let (tell, to_redis) = mpsc::channel(REDIS_CAPACITY);
+    let telling = tokio::spawn(tell_redis(to_redis, bus));
+    publish(&mut states, &log, &tell, &producer, &stop).await;
+    drop(tell);
+    // The last ones are worth a moment, but nobody waits for a Redis that is away.
+    let _ = tokio::time::timeout(REDIS_PATIENCE, telling).await;
+}
+
+async fn publish(
+    states: &mut mpsc::Receiver<Told>,
+    log: &Log,
+    tell: &mpsc::Sender<(String, String)>,
+    producer: &v1::Producer,
+    stop: &CancellationToken,
+) {
     // The message id of the last state told of each game: at first the one that the stream holds.
     let mut last: BTreeMap<GameId, String> = BTreeMap::new();
     while let Some(Told { game, state }) = states.recv().await {
         let subject = log.names().game_state(&game);
         let before = match last.remove(&game) {
             Some(id) => id,
-            None => match last_told(&log, &subject, &stop).await {
+            None => match last_told(log, &subject, stop).await {
                 Some(id) => id,
                 None => return,
             },
@@ -46,18 +67,25 @@ pub async fn run(
             continue;
         };
         let now = now_us();
-        let event = compose(&producer, &state, &id, now);
+        let event = compose(producer, &state, &id, now);
         let mut delays = Policy::patient().delays();
         while let Err(error) = log.publish(subject.clone(), &event, &id).await {
             tracing::debug!(%game, %error, "state not acknowledged, sending it again");
-            if !delays.wait(&stop).await {
+            if !delays.wait(stop).await {
                 return;
             }
         }
         let told = contract::game_state(&state, &game, now).to_string();
-        // Who missed it gets the next one; what must not be missed is in the log.
-        let _ = bus.publish(&contract::state_channel(&game), &told).await;
+        // A full queue is a Redis that is away: who misses this one gets the next, and all of them are in the log.
+        let _ = tell.try_send((contract::state_channel(&game), told));
         last.insert(game, id);
+    }
+}
+
+/// Tells Redis, however slow it is: the log does not wait for it.
+async fn tell_redis(mut messages: mpsc::Receiver<(String, String)>, bus: Bus) {
+    while let Some((channel, payload)) = messages.recv().await {
+        let _ = bus.publish(&channel, &payload).await;
     }
 }
 
