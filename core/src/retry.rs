@@ -12,21 +12,13 @@ use tokio_util::sync::CancellationToken;
 pub struct Policy {
     pub first: Duration,
     pub most: Duration,
-    /// Tries in all; none: until canceled.
-    pub tries: Option<u32>,
 }
 
 impl Policy {
     /// For what must come back some day: from 100 ms to 2 s, for ever.
     #[must_use]
     pub const fn patient() -> Self {
-        Self { first: Duration::from_millis(100), most: Duration::from_secs(2), tries: None }
-    }
-
-    /// For what a caller waits for: 100, 200, 400 ms, then give up.
-    #[must_use]
-    pub const fn brief() -> Self {
-        Self { first: Duration::from_millis(100), most: Duration::from_millis(400), tries: Some(4) }
+        Self { first: Duration::from_millis(100), most: Duration::from_secs(2) }
     }
 
     /// The delays between tries, each with ±10 % jitter.
@@ -71,17 +63,11 @@ impl Delays {
 pub enum GaveUp<E: std::error::Error + 'static> {
     #[error("canceled")]
     Canceled,
-    #[error("gave up after {tries} tries")]
-    Exhausted {
-        tries: u32,
-        #[source]
-        last: E,
-    },
     #[error(transparent)]
     Permanent(E),
 }
 
-/// Does `op` until it succeeds, `is_retryable` says that it never will, the policy is exhausted or `cancel` fires. The first
+/// Does `op` until it succeeds, `is_retryable` says that it never will, or `cancel` fires. The first
 /// failure is logged, later ones are not: being away is one fact, however often it is found out.
 ///
 /// # Errors
@@ -113,9 +99,6 @@ where
         };
         if !is_retryable(&error) {
             return Err(GaveUp::Permanent(error));
-        }
-        if policy.tries.is_some_and(|most| tries >= most) {
-            return Err(GaveUp::Exhausted { tries, last: error });
         }
         if tries == 1 {
             tracing::warn!(what, %error, "away, trying again");

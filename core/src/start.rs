@@ -50,9 +50,7 @@ pub async fn log(
             Ok(Some(log))
         }
         Err(GaveUp::Canceled) => Ok(None),
-        Err(GaveUp::Permanent(error) | GaveUp::Exhausted { last: error, .. }) => {
-            Err(Exit::Ground(crate::exit::whole(&error)))
-        }
+        Err(GaveUp::Permanent(error)) => Err(Exit::Ground(crate::exit::whole(&error))),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The orchestrator's own heartbeat on the log, with the head of what it has applied, and its word on Redis whether the log
 //! is there.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbees_core::bus::{Bus, contract};
@@ -16,7 +15,8 @@ use tokio::time::MissedTickBehavior;
 const EVERY: Duration = Duration::from_secs(1);
 /// How often it tells Redis whether the log is there.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
-/// The log is there if a beat was acknowledged within this.
+/// The log is there if no append has been outstanding longer than this, and the last beat that was due was acknowledged
+/// within it.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What the loop tells its heart.
@@ -90,7 +90,6 @@ fn compose(heart: &Heart) -> v1::Event {
 }
 
 async fn tell_status(heart: Heart, acked: watch::Receiver<Option<Instant>>) {
-    let heart = Arc::new(heart);
     let mut ticks = tokio::time::interval(STATUS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

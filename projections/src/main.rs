@@ -43,7 +43,7 @@ async fn run() -> Result<(), Exit> {
     match retry("database", &policy, &stop, is_away, || db::migrate(&pool)).await {
         Ok(()) => health.ok("database"),
         Err(GaveUp::Canceled) => return Ok(()),
-        Err(GaveUp::Permanent(error) | GaveUp::Exhausted { last: error, .. }) => {
+        Err(GaveUp::Permanent(error)) => {
             return Err(Exit::Ground(format!("schema arbees: {}", whole(&error))));
         }
     }

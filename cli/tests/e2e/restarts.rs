@@ -108,6 +108,7 @@ async fn a_shard_cut_off_from_the_log_misses_nothing() {
     let owned = |s: &arbees_fleet::State| usize::try_from(s.loads().values().sum::<u32>()).unwrap();
     let (state, _) = plane.until("60 games assigned", |s| is(owned(s), 60)).await;
     assert_eq!((confirmed(&state), plane.last_beat("shard_01").await.unwrap().games.len()), (0, 0));
+    // Longer than a tail takes to find out that it is dead: it must come back by itself, not go on as it was.
     tokio::time::sleep(Duration::from_secs(2)).await;
     link.mend();
     let (_, took) = plane.until("60 games confirmed", |s| is(confirmed(s), 60)).await;
@@ -131,6 +132,7 @@ async fn a_restarted_shard_tells_no_state_twice() {
     wait::until("10 states", PATIENCE, told).await.unwrap();
     plane.programs.process("shard_01").unwrap().kill().await;
     plane.shard("shard_01").await;
+    // Ten polls: what it would tell twice, it would tell by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (_, end) = plane.log.bounds(arbees_core::log::GAME_STATES).await.unwrap();
     assert_eq!(end, 10);

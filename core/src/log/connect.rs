@@ -46,7 +46,6 @@ pub async fn connect(program: &str, config: &LogConfig, cancel: &CancellationTok
     let connected = retry("nats", &Policy::patient(), cancel, is_away, || connect_once(program, config)).await;
     let (client, breaks) = connected.map_err(|gave_up| match gave_up {
         GaveUp::Canceled => ConnectError::Canceled,
-        GaveUp::Exhausted { last, .. } => last,
         GaveUp::Permanent(error) => error,
     })?;
     let found = client.server_info().version;

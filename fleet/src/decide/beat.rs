@@ -19,9 +19,6 @@ pub enum Medium {
     Redis,
 }
 
-/// A beat of a service on the log, as its event.
-pub type Beat = v1::Heartbeat;
-
 /// What was last heard of a service.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
 
-pub use beat::{Beat, Medium};
+pub use beat::Medium;
 pub use markets::MarketsFound;
 
 use crate::placement::{Place, Refusal};

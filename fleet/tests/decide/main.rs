@@ -1,0 +1,5 @@
+//! What the leader decides: told as stories, and as rules that hold whatever comes in.
+
+mod plane;
+mod rules;
+mod stories;
