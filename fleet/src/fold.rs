@@ -41,10 +41,12 @@ pub enum Skip {
 }
 
 /// What an event changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Touched {
     pub game: Option<GameId>,
     pub service: Option<ServiceKey>,
+    /// Games that ended so long ago that the state forgets them, as they were last.
+    pub forgotten: Vec<(GameId, Game)>,
 }
 
 impl State {
@@ -96,10 +98,12 @@ impl State {
         self.head.term = event.term;
         self.head.generation = event.generation;
         self.head.occurred_at_us = event.occurred_at_us;
+        let mut forgotten = Vec::new();
         if event.occurred_at_us / SWEEP_EVERY != hour_before {
-            self.forget_ended(event.occurred_at_us);
+            forgotten = self.forget_ended(event.occurred_at_us);
         }
         let touched = self.change(sequence, event).inspect_err(|_| self.head.skipped += 1)?;
+        let touched = Touched { forgotten, ..touched };
         self.mark(&touched, sequence, event);
         Ok(touched)
     }
@@ -114,8 +118,9 @@ impl State {
         }
     }
 
-    fn forget_ended(&mut self, now_us: i64) {
-        self.games.retain(|_, g| g.owner.is_some() || !g.phase.is_over() || now_us - g.phase_since_us < KEEP_ENDED);
+    fn forget_ended(&mut self, now_us: i64) -> Vec<(GameId, Game)> {
+        let is_old = |g: &Game| g.owner.is_none() && g.phase.is_over() && now_us - g.phase_since_us >= KEEP_ENDED;
+        self.games.extract_if(.., |_, g| is_old(g)).collect()
     }
 
     fn change(&mut self, sequence: u64, event: &v1::Event) -> Result<Touched, Skip> {
@@ -175,14 +180,14 @@ impl State {
         });
         let markets = game.info.markets.take();
         game.info = v1::Game { markets: info.markets.clone().or(markets), ..info.clone() };
-        Ok(Touched { game: Some(id), service: None })
+        Ok(Touched { game: Some(id), ..Touched::default() })
     }
 
     fn game(&mut self, id: &str, change: impl FnOnce(&mut Game)) -> Result<Touched, Skip> {
         let id: GameId = id.parse()?;
         let Some(game) = self.games.get_mut(&id) else { return Ok(Touched::default()) };
         change(game);
-        Ok(Touched { game: Some(id), service: None })
+        Ok(Touched { game: Some(id), ..Touched::default() })
     }
 
     fn phase(&mut self, id: &str, phase: Phase, status: &str, at: i64) -> Result<Touched, Skip> {
@@ -224,7 +229,7 @@ impl State {
         let Some(info) = info else { return Ok(Touched::default()) };
         let key = service_key(info)?;
         self.services.insert(key.clone(), make(info.clone()));
-        Ok(Touched { game: None, service: Some(key) })
+        Ok(Touched { service: Some(key), ..Touched::default() })
     }
 }
 

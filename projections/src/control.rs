@@ -3,10 +3,10 @@
 //! The rows are taken from the folded state, by the same fold as the leader's: there is no second reading of what an event
 //! means. What changed in a batch is gathered first, so that a game touched a hundred times is written once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arbees_core::log::Stored;
-use arbees_fleet::state::{Owner, ServiceKey};
+use arbees_fleet::state::{Game, Owner, ServiceKey};
 use arbees_fleet::{State, Touched};
 use arbees_proto::{GameId, v1};
 use chrono::{DateTime, Utc};
@@ -21,7 +21,10 @@ pub struct ControlFold {
     state: State,
     /// Owners as of the last event, to see assignments begin and end.
     owners: BTreeMap<GameId, Owner>,
-    pub changes: Changes,
+    changes: Changes,
+    /// Whose rows have to be written.
+    games: BTreeSet<GameId>,
+    services: BTreeSet<ServiceKey>,
 }
 
 /// Rows to write.
@@ -49,9 +52,10 @@ impl ControlFold {
     /// A fold that goes on from `state`.
     #[must_use]
     pub fn new(state: State) -> Self {
-        let owner = |(id, g): (&GameId, &arbees_fleet::state::Game)| Some((id.clone(), g.owner.clone()?));
+        let owner = |(id, g): (&GameId, &Game)| Some((id.clone(), g.owner.clone()?));
         let owners = state.games.iter().filter_map(owner).collect();
-        Self { state, owners, changes: Changes::default() }
+        let (games, services) = (BTreeSet::new(), BTreeSet::new());
+        Self { state, owners, changes: Changes::default(), games, services }
     }
 
     /// The state as of the last message.
@@ -63,31 +67,45 @@ impl ControlFold {
     /// Folds one message.
     pub fn add(&mut self, stored: &Stored) {
         match self.state.fold(&stored.entry()) {
-            Ok((touched, event)) => self.note(&touched, &event),
+            Ok((touched, event)) => self.note(touched, &event),
             Err(skip) => self.changes.dead.push((stored.clone(), skip.to_string())),
         }
     }
 
-    fn note(&mut self, touched: &Touched, event: &v1::Event) {
-        if let Some(key) = &touched.service
-            && let Some(service) = self.state.services.get(key)
-        {
-            self.changes.services.insert(key.clone(), ServiceRow::of(key, service));
+    /// What all messages since the last call come to.
+    pub fn take(&mut self) -> Changes {
+        let mut changes = std::mem::take(&mut self.changes);
+        for key in std::mem::take(&mut self.services) {
+            if let Some(service) = self.state.services.get(&key) {
+                let row = ServiceRow::of(&key, service);
+                changes.services.insert(key, row);
+            }
         }
-        let Some(id) = &touched.game else { return };
-        let Some(game) = self.state.games.get(id) else { return };
-        self.changes.games.insert(id.clone(), GameRow::of(id, game));
-        let row = game.owner.as_ref().map(|o| AssignmentRow::of(id, game, o));
-        let before = self.owners.get(id);
-        if row.is_some() || before.is_some() {
-            self.changes.assignments.insert(id.clone(), row);
+        for id in std::mem::take(&mut self.games) {
+            if let Some(game) = self.state.games.get(&id) {
+                changes.note(&id, game);
+            }
         }
+        changes
+    }
+
+    fn note(&mut self, touched: Touched, event: &v1::Event) {
+        for (id, game) in touched.forgotten {
+            // Its last row is written now or never.
+            if self.games.remove(&id) {
+                self.changes.note(&id, &game);
+            }
+        }
+        self.services.extend(touched.service);
+        let Some(id) = touched.game else { return };
+        let Some(game) = self.state.games.get(&id) else { return };
         let owner = game.owner.clone();
-        self.note_history(id, owner.as_ref(), event);
+        self.note_history(&id, owner.as_ref(), event);
         match owner {
             Some(owner) => drop(self.owners.insert(id.clone(), owner)),
-            None => drop(self.owners.remove(id)),
+            None => drop(self.owners.remove(&id)),
         }
+        self.games.insert(id);
     }
 
     fn note_history(&mut self, id: &GameId, owner: Option<&Owner>, event: &v1::Event) {
@@ -117,6 +135,12 @@ impl ControlFold {
 }
 
 impl Changes {
+    fn note(&mut self, id: &GameId, game: &Game) {
+        self.games.insert(id.clone(), GameRow::of(id, game));
+        let row = game.owner.as_ref().map(|owner| AssignmentRow::of(id, game, owner));
+        self.assignments.insert(id.clone(), row);
+    }
+
     fn befall(&mut self, id: &GameId, epoch: u64, row: impl FnOnce(&mut HistoryRow), later: impl FnOnce(&mut Later)) {
         let key = (id.clone(), epoch);
         match self.begun.get_mut(&key) {

@@ -16,7 +16,7 @@ use crate::{game_states, heartbeats, letters};
 
 /// Messages in a batch at most: Postgres gets no faster beyond 1,000 rows a statement, but a game that is touched several times
 /// in a batch is written once.
-const MAX_MESSAGES: usize = 2_000;
+const MAX_MESSAGES: usize = 4_000;
 /// Bytes in a batch at most, so that large events can't fill the memory.
 const MAX_BYTES: usize = 8 << 20;
 
@@ -151,7 +151,7 @@ async fn gather(mut tail: Tail, mut fold: Option<ControlFold>, to: mpsc::Sender<
         }
         let changes = fold.as_mut().map(|fold| {
             messages.iter().for_each(|stored| fold.add(stored));
-            std::mem::take(&mut fold.changes)
+            fold.take()
         });
         if to.send(Batch { messages, changes }).await.is_err() {
             return;

@@ -109,6 +109,7 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
             progress(stored.sequence, tables.control);
         }
     }
+    let changes = fold.take();
     let state = fold.state();
     let mut report = Report {
         sequence: tables.control,
@@ -117,7 +118,6 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
         invalid_messages: state.head.skipped,
         ..Report::default()
     };
-    let changes = fold.changes;
     let dead = changes.dead.iter().map(|(stored, error)| (stored.sequence.to_string(), error.clone()));
     report.compare("dead_letters", dead.collect(), tables.dead_letters);
     let assignments = changes.assignments.into_iter().filter_map(|(id, row)| Some((id.to_string(), row?)));
