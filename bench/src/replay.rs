@@ -45,7 +45,7 @@ async fn recovery(log: &Log, client: &Client) -> Result<()> {
     for round in 0..RECOVERIES {
         let name = shard_name(round % 10);
         let begun = Instant::now();
-        let (set, tail) = log.recover(&InstanceId::strict(&name)?).await?;
+        let (set, tail, _) = log.recover(&InstanceId::strict(&name)?).await?;
         ours.push(begun.elapsed());
         if set.held().len() != 1_000 {
             bail!("{name} recovered {} games", set.held().len());

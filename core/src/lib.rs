@@ -3,6 +3,7 @@
 //! Owns every socket: the log (JetStream), the bus (Redis), the database (Postgres), ESPN, and the small HTTP face of each
 //! program. Knows nothing of what is decided; that is `arbees-fleet`.
 
+pub mod alerts;
 pub mod bus;
 pub mod config;
 pub mod db;

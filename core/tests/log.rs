@@ -6,6 +6,7 @@ use arbees_core::config::LogConfig;
 use arbees_core::log::{self, CONTROL, ConnectError, Log};
 use arbees_core::retry::{Policy, retry};
 use arbees_fleet::append::Outcome;
+use arbees_fleet::decide::Now;
 use arbees_fleet::{Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::subject::Names;
 use arbees_proto::{GameId, Sealed, v1};
@@ -33,10 +34,14 @@ async fn server(name: &str) -> (Scratch, Nats, Log) {
     (scratch, nats, log)
 }
 
+fn at(at: i64) -> Now {
+    Now { wall_us: at, steady_us: at }
+}
+
 /// A leader's mind over the log as it is.
 fn fleet(state: State, process: &str) -> Fleet {
     let me = v1::Producer { service: "orchestrator".into(), instance: "o".into(), process: process.into() };
-    Fleet::new(state, Settings::default(), Names::new(""), me, T0)
+    Fleet::new(state, Settings::default(), Names::new(""), me, at(T0))
 }
 
 /// So many events about games nobody has seen before, numbered from `from`.
@@ -48,7 +53,7 @@ fn discovered(fleet: &mut Fleet, from: usize, count: usize) -> (u64, Vec<Sealed>
         GameReport { id, info, phase: ReportedPhase::Pre, status: "STATUS_SCHEDULED".into() }
     };
     let games = (from..from + count).map(report).collect();
-    fleet.decide(T0, Input::Slate { games, schedule: true });
+    fleet.decide(at(T0), Input::Slate { games, schedule: true });
     let events = fleet.end_turn().events;
     assert_eq!(events.len(), count);
     (expected, events)
@@ -106,7 +111,7 @@ async fn single_events_and_batches_are_stored_once_and_in_order() {
 async fn a_deposed_leader_is_refused_for_ever() {
     let (_scratch, _nats, log) = server("deposed").await;
     let mut new = fleet(State::default(), "new");
-    new.take_office(T0, 0);
+    new.take_office(at(T0), 0);
     let elected = new.end_turn().events;
     assert!(matches!(append(&log, 0, &elected).await, Outcome::Stored { .. }));
     for count in [1, 5] {

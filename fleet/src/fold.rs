@@ -5,8 +5,8 @@ use arbees_proto::{Epoch, GameId, InstanceId, Payload, ServiceKind, v1};
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::settings::KEEP_ENDED;
-use crate::state::{Game, Owner, Phase, Service, ServiceKey, State};
+use crate::settings::{KEEP_ENDED, KEEP_GONE};
+use crate::state::{Breaker, Circuit, Drain, Game, Owner, Phase, Service, ServiceKey, State, Status};
 
 /// How often ended games are looked through, in event time.
 const SWEEP_EVERY: i64 = 3600 * crate::SECOND;
@@ -47,6 +47,8 @@ pub struct Touched {
     pub service: Option<ServiceKey>,
     /// Games that ended so long ago that the state forgets them, as they were last.
     pub forgotten: Vec<(GameId, Game)>,
+    /// Services that are gone for so long that the state forgets them.
+    pub forgotten_services: Vec<(ServiceKey, Service)>,
 }
 
 impl State {
@@ -98,12 +100,13 @@ impl State {
         self.head.term = event.term;
         self.head.generation = event.generation;
         self.head.occurred_at_us = event.occurred_at_us;
-        let mut forgotten = Vec::new();
+        let (mut forgotten, mut forgotten_services) = (Vec::new(), Vec::new());
         if event.occurred_at_us / SWEEP_EVERY != hour_before {
             forgotten = self.forget_ended(event.occurred_at_us);
+            forgotten_services = self.forget_gone(event.occurred_at_us);
         }
         let touched = self.change(sequence, event).inspect_err(|_| self.head.skipped += 1)?;
-        let touched = Touched { forgotten, ..touched };
+        let touched = Touched { forgotten, forgotten_services, ..touched };
         self.mark(&touched, sequence, event);
         Ok(touched)
     }
@@ -123,13 +126,30 @@ impl State {
         self.games.extract_if(.., |_, g| is_old(g)).collect()
     }
 
+    fn forget_gone(&mut self, now_us: i64) -> Vec<(ServiceKey, Service)> {
+        let owners: std::collections::BTreeSet<_> =
+            self.games.values().filter_map(|g| Some(g.owner.as_ref()?.shard.clone())).collect();
+        let is_old = |key: &ServiceKey, s: &Service| {
+            let owns = key.kind == ServiceKind::Shard && owners.contains(&key.instance);
+            s.status.is_gone() && now_us - s.status_since_us >= KEEP_GONE && !owns
+        };
+        self.services.extract_if(.., |key, s| is_old(key, s)).collect()
+    }
+
     fn change(&mut self, sequence: u64, event: &v1::Event) -> Result<Touched, Skip> {
         let at = event.occurred_at_us;
         let epoch = Epoch::new(event.generation, sequence);
         match event.payload.as_ref() {
-            None | Some(Payload::LeaderElected(_) | Payload::Heartbeat(_) | Payload::GameStateChanged(_)) => {
-                Ok(Touched::default())
-            }
+            None
+            | Some(
+                Payload::LeaderElected(_)
+                | Payload::OperatorVerb(_)
+                | Payload::ResyncCompleted(_)
+                | Payload::Heartbeat(_)
+                | Payload::Fence(_)
+                | Payload::GameStateChanged(_)
+                | Payload::AlertRaised(_),
+            ) => Ok(Touched::default()),
             Some(Payload::GameDiscovered(e)) => self.discovered(e.game.as_ref(), event),
             Some(Payload::GameWentLive(e)) => self.phase(&e.game, Phase::Live, "", at),
             Some(Payload::GameSuspended(e)) => self.phase(&e.game, Phase::Suspended, &e.status, at),
@@ -139,29 +159,52 @@ impl State {
             Some(Payload::GameFinished(e)) => self.phase(&e.game, Phase::Finished, &e.status, at),
             Some(Payload::GameQueued(e)) => self.game(&e.game, |g| g.queued_since_us = Some(at)),
             Some(Payload::MarketsMatched(e)) => self.game(&e.game, |g| g.info.markets.clone_from(&e.markets)),
-            Some(Payload::GameAssigned(e)) => self.assigned(e, epoch, at),
+            Some(Payload::GameAssigned(e)) => self.owner(e.game.as_ref(), &e.shard, epoch, at),
             Some(Payload::GameReleased(e)) => self.game(&e.game, |g| g.owner = None),
-            Some(Payload::AssignmentConfirmed(e)) => self.owned(e.game.as_ref(), e.epoch, |owner| {
-                owner.confirmed_at_us = Some(at);
-            }),
-            Some(Payload::AssignmentAmended(e)) => self.owned(e.game.as_ref(), e.epoch, |_| ()),
-            Some(Payload::ServiceRegistered(e)) => self.service(e.service.as_ref(), |info| Service {
-                info,
-                registered_at_us: at,
-                restarts: 0,
-                last_sequence: sequence,
-            }),
-            Some(Payload::ServiceRestarted(e)) => {
-                let key = e.service.as_ref().map(service_key).transpose()?;
-                let before = key.and_then(|k| self.services.get(&k).cloned());
-                self.service(e.service.as_ref(), |info| Service {
-                    info,
-                    registered_at_us: before.as_ref().map_or(at, |s| s.registered_at_us),
-                    restarts: before.as_ref().map_or(1, |s| s.restarts + 1),
-                    last_sequence: sequence,
-                })
+            Some(Payload::GameReassigned(e)) => self.owner(e.game.as_ref(), &e.shard, epoch, at),
+            Some(Payload::GamePinned(e)) => {
+                let shard = InstanceId::lenient(&e.shard)?;
+                self.game(&e.game, |g| g.pin = Some(shard))
             }
+            Some(Payload::GameUnpinned(e)) => self.game(&e.game, |g| g.pin = None),
+            Some(Payload::AssignmentConfirmed(e)) => {
+                let touched = self.owned(e.game.as_ref(), e.epoch, |owner| owner.confirmed_at_us = Some(at))?;
+                let taken = self.shard(&e.shard, |s| s.breaker.taken_up())?;
+                Ok(Touched { service: taken.service, ..touched })
+            }
+            Some(Payload::AssignmentAmended(e)) => self.owned(e.game.as_ref(), e.epoch, |_| ()),
+            Some(Payload::ServiceRegistered(e)) => self.registered(e.service.as_ref(), at, false),
+            Some(Payload::ServiceRestarted(e)) => self.registered(e.service.as_ref(), at, true),
+            Some(Payload::ServiceStatusChanged(e)) => {
+                let Some(to) = Status::of_name(&e.to) else { return Ok(Touched::default()) };
+                self.status(&e.kind, &e.instance, to, &e.failed_checks, at)
+            }
+            Some(Payload::ServiceLost(e)) => self.status(&e.kind, &e.instance, Status::Dead, &[], at),
+            Some(Payload::ServiceRecovered(e)) => self.status(&e.kind, &e.instance, Status::Recovered, &[], at),
+            Some(Payload::AssignmentFailed(e)) => self.shard(&e.shard, |s| s.breaker.failures = e.failures),
+            Some(Payload::CircuitOpened(e)) => self.shard(&e.shard, |s| {
+                let since = if s.breaker.circuit == Circuit::Closed { at } else { s.breaker.opened_at_us };
+                let failures = s.breaker.failures;
+                s.breaker = Breaker { circuit: Circuit::Open, failures, successes: 0, opened_at_us: since };
+            }),
+            Some(Payload::CircuitHalfOpened(e)) => self.shard(&e.shard, |s| {
+                s.breaker = Breaker { circuit: Circuit::HalfOpen, failures: 0, successes: 0, ..s.breaker };
+            }),
+            Some(Payload::CircuitClosed(e)) => self.shard(&e.shard, |s| s.breaker = Breaker::default()),
+            Some(Payload::DrainStarted(e)) => self.shard(&e.shard, |s| s.drain = Drain::Draining),
+            Some(Payload::DrainCompleted(e)) => self.shard(&e.shard, |s| s.drain = Drain::Drained),
+            Some(Payload::DrainCanceled(e)) => self.shard(&e.shard, |s| s.drain = Drain::No),
+            Some(Payload::BrakeEngaged(_)) => Ok(self.fleet(|f| f.brake_since_us = Some(at))),
+            Some(Payload::BrakeReleased(_)) => Ok(self.fleet(|f| f.brake_since_us = None)),
+            Some(Payload::MovesPaused(_)) => Ok(self.fleet(|f| f.paused = true)),
+            Some(Payload::MovesResumed(_)) => Ok(self.fleet(|f| f.paused = false)),
+            Some(Payload::ShadowMode(e)) => Ok(self.fleet(|f| f.shadow = e.on)),
         }
+    }
+
+    fn fleet(&mut self, change: impl FnOnce(&mut Self)) -> Touched {
+        change(self);
+        Touched::default()
     }
 
     fn discovered(&mut self, info: Option<&v1::Game>, event: &v1::Event) -> Result<Touched, Skip> {
@@ -174,6 +217,7 @@ impl State {
             status: String::new(),
             owner: None,
             queued_since_us: None,
+            pin: None,
             origin: event_id(event),
             last_event: event_id(event),
             last_sequence: 0,
@@ -201,11 +245,13 @@ impl State {
         })
     }
 
-    fn assigned(&mut self, e: &v1::GameAssigned, epoch: Epoch, at: i64) -> Result<Touched, Skip> {
-        let Some(info) = &e.game else { return Ok(Touched::default()) };
-        let shard = InstanceId::lenient(&e.shard)?;
+    fn owner(&mut self, info: Option<&v1::Game>, shard: &str, epoch: Epoch, at: i64) -> Result<Touched, Skip> {
+        let Some(info) = info else { return Ok(Touched::default()) };
+        let shard = InstanceId::lenient(shard)?;
         self.game(&info.id, |game| {
             let markets = info.markets.clone();
+            // A pin yields to death and to an operator's move: it does not pull the game back afterwards.
+            game.pin.take_if(|pin| *pin != shard);
             game.owner = Some(Owner { shard, epoch, since_us: at, confirmed_at_us: None, markets });
             game.queued_since_us = None;
         })
@@ -221,15 +267,64 @@ impl State {
         })
     }
 
-    fn service(
-        &mut self,
-        info: Option<&v1::Service>,
-        make: impl FnOnce(v1::Service) -> Service,
-    ) -> Result<Touched, Skip> {
+    fn registered(&mut self, info: Option<&v1::Service>, at: i64, is_restart: bool) -> Result<Touched, Skip> {
         let Some(info) = info else { return Ok(Touched::default()) };
         let key = service_key(info)?;
-        self.services.insert(key.clone(), make(info.clone()));
+        let service = self.services.entry(key.clone()).or_insert_with(|| Service {
+            info: v1::Service::default(),
+            registered_at_us: at,
+            restarts: 0,
+            status: Status::Starting,
+            status_since_us: at,
+            unwell_since_us: None,
+            failed_checks: Vec::new(),
+            breaker: Breaker::default(),
+            drain: Drain::No,
+            last_sequence: 0,
+        });
+        service.info.clone_from(info);
+        if is_restart {
+            service.restarts += 1;
+            service.breaker = Breaker::default();
+            service.change_status(Status::Starting, &[], at);
+        }
         Ok(Touched { service: Some(key), ..Touched::default() })
+    }
+
+    fn service(&mut self, key: ServiceKey, change: impl FnOnce(&mut Service)) -> Touched {
+        let Some(service) = self.services.get_mut(&key) else { return Touched::default() };
+        change(service);
+        Touched { service: Some(key), ..Touched::default() }
+    }
+
+    fn shard(&mut self, instance: &str, change: impl FnOnce(&mut Service)) -> Result<Touched, Skip> {
+        Ok(self.service(ServiceKey::shard(InstanceId::lenient(instance)?), change))
+    }
+
+    fn status(&mut self, kind: &str, instance: &str, to: Status, failed: &[String], at: i64) -> Result<Touched, Skip> {
+        let key = ServiceKey { kind: ServiceKind::of_name(kind), instance: InstanceId::lenient(instance)? };
+        Ok(self.service(key, |s| s.change_status(to, failed, at)))
+    }
+}
+
+impl Service {
+    fn change_status(&mut self, to: Status, failed: &[String], at: i64) {
+        self.unwell_since_us = match to {
+            Status::Healthy | Status::Starting => None,
+            _ => self.unwell_since_us.or(Some(at)),
+        };
+        self.status = to;
+        self.status_since_us = at;
+        self.failed_checks = failed.to_vec();
+    }
+}
+
+impl Breaker {
+    const fn taken_up(&mut self) {
+        self.failures = 0;
+        if matches!(self.circuit, Circuit::HalfOpen) {
+            self.successes += 1;
+        }
     }
 }
 

@@ -92,20 +92,22 @@ impl GameSet {
         }
         self.term = event.term;
         match event.payload.as_ref()? {
-            Payload::GameAssigned(e) => {
-                let (game, id) = parsed(e.game.as_ref())?;
-                if e.shard != self.me.as_str() {
-                    return self.drop_game(&id);
-                }
-                let epoch = Epoch::new(event.generation, sequence);
-                self.held.insert(id.clone(), Held { game, epoch });
-                Some(Change::Start(id))
-            }
+            Payload::GameAssigned(e) => self.give(e.game.as_ref(), &e.shard, Epoch::new(event.generation, sequence)),
+            Payload::GameReassigned(e) => self.give(e.game.as_ref(), &e.shard, Epoch::new(event.generation, sequence)),
             Payload::GameReleased(e) if e.shard == self.me.as_str() => self.drop_game(&e.game.parse().ok()?),
             Payload::AssignmentAmended(e) => self.amend(e.game.as_ref(), e.epoch),
             Payload::AssignmentConfirmed(e) => self.amend(e.game.as_ref(), e.epoch),
             _ => None,
         }
+    }
+
+    fn give(&mut self, game: Option<&v1::Game>, shard: &str, epoch: Epoch) -> Option<Change> {
+        let (game, id) = parsed(game)?;
+        if shard != self.me.as_str() {
+            return self.drop_game(&id);
+        }
+        self.held.insert(id.clone(), Held { game, epoch });
+        Some(Change::Start(id))
     }
 
     fn drop_game(&mut self, id: &GameId) -> Option<Change> {
@@ -131,6 +133,7 @@ fn game_of(event: &v1::Event) -> Option<GameId> {
     let info = |g: &Option<v1::Game>| g.as_ref().map(|g| g.id.clone());
     let id = match event.payload.as_ref()? {
         Payload::GameAssigned(e) => info(&e.game),
+        Payload::GameReassigned(e) => info(&e.game),
         Payload::AssignmentAmended(e) => info(&e.game),
         Payload::AssignmentConfirmed(e) => info(&e.game),
         Payload::GameReleased(e) => Some(e.game.clone()),

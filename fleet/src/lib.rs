@@ -5,19 +5,25 @@
 
 pub mod append;
 pub mod decide;
+pub mod epoch_gate;
 pub mod fold;
 pub mod game_set;
+pub mod lease;
 pub mod placement;
 pub mod settings;
 pub mod slate;
 pub mod state;
+pub mod watcher;
 
 pub use decide::{Effect, Fleet, Input, Turn};
+pub use epoch_gate::EpochGate;
 pub use fold::{Entry, Skip, Touched};
 pub use game_set::GameSet;
+pub use lease::Lease;
 pub use settings::Settings;
 pub use slate::{GameReport, ReportedPhase};
-pub use state::{Phase, State};
+pub use state::{Phase, State, Status};
+pub use watcher::Watcher;
 
 /// Microseconds in a second: the unit of time in this crate is microseconds since the Unix epoch, UTC.
 pub const SECOND: i64 = 1_000_000;

@@ -17,6 +17,10 @@ pub struct Place {
     pub max_games: u32,
     /// Games of each league it owns: one league's outage should not take all of one shard's games.
     pub leagues: BTreeMap<League, u32>,
+    /// Assignments in a row that it did not take up.
+    pub failures: u32,
+    /// Its breaker is half open: it may take one game.
+    pub is_on_trial: bool,
     /// Why it takes none, if it does not.
     pub refusal: Option<Refusal>,
 }
@@ -24,10 +28,26 @@ pub struct Place {
 /// Why a shard takes no game; the code that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
+    /// It does not watch sports.
     NotSports,
+    /// Not heard for longer than a beat may be late.
     NotHeard,
+    /// Log shards watch what is in the log: while the leader is to have no effect, it must not name one.
+    Shadow,
+    Draining,
     NotHealthy,
-    NotOperational,
+    /// Fails a check that it needs.
+    Degraded,
+    BreakerOpen,
+    /// Its breaker is half open, and it has its one game.
+    OnTrial,
+    /// It has had as many moves in this second as it may.
+    Busy,
+    /// It did not take up this very game lately.
+    FailedBefore,
+    PinnedElsewhere,
+    /// It has the game.
+    IsOwner,
     Full,
 }
 
@@ -38,8 +58,16 @@ impl Refusal {
         match self {
             Self::NotSports => "not_sports",
             Self::NotHeard => "not_heard",
+            Self::Shadow => "shadow",
+            Self::Draining => "draining",
             Self::NotHealthy => "not_healthy",
-            Self::NotOperational => "not_operational",
+            Self::Degraded => "degraded",
+            Self::BreakerOpen => "breaker_open",
+            Self::OnTrial => "on_trial",
+            Self::Busy => "busy",
+            Self::FailedBefore => "failed_before",
+            Self::PinnedElsewhere => "pinned_elsewhere",
+            Self::IsOwner => "is_owner",
             Self::Full => "full",
         }
     }
@@ -50,6 +78,8 @@ impl Refusal {
 struct Score {
     /// Free share of its capacity after taking the game, in thousandths.
     free: u32,
+    /// Fewest failures in a row.
+    failures: Reverse<u32>,
     /// Fewest games of the same league.
     league: Reverse<u32>,
     /// The first by name, so that the choice is the same every time.
@@ -57,8 +87,10 @@ struct Score {
 }
 
 impl Place {
-    fn refusal(&self) -> Option<Refusal> {
-        self.refusal.or_else(|| (self.load >= self.max_games).then_some(Refusal::Full))
+    /// Whether it has room for one more.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.load < self.max_games
     }
 
     fn score(&self, league: League) -> Score {
@@ -66,15 +98,32 @@ impl Place {
         let free = left * 1_000 / u64::from(self.max_games.max(1));
         Score {
             free: u32::try_from(free).unwrap_or(1_000),
+            failures: Reverse(self.failures),
             league: Reverse(self.leagues.get(&league).copied().unwrap_or(0)),
             name: Reverse(self.shard.clone()),
         }
     }
 
-    /// Counts a game of `league` as taken.
-    pub fn take(&mut self, league: League) {
+    /// Counts a game of `league` that it owns.
+    pub fn count(&mut self, league: League) {
         self.load += 1;
         *self.leagues.entry(league).or_default() += 1;
+    }
+
+    /// Counts a game of `league` as given to it.
+    pub fn take(&mut self, league: League) {
+        self.count(league);
+        if self.is_on_trial {
+            self.refusal = self.refusal.or(Some(Refusal::OnTrial));
+        }
+    }
+
+    /// Counts a game of `league` as given away.
+    pub fn give_back(&mut self, league: League) {
+        self.load = self.load.saturating_sub(1);
+        if let Some(count) = self.leagues.get_mut(&league) {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -89,13 +138,14 @@ pub struct Choice {
     pub rejections: Vec<v1::Rejection>,
 }
 
-/// Chooses the place for a game of `league`.
+/// Chooses the place for a game of `league` among those that `refuse` does not refuse and that have room.
 #[must_use]
-pub fn choose(places: &[Place], league: League) -> Choice {
+pub fn choose(places: &[Place], league: League, refuse: impl Fn(&Place) -> Option<Refusal>) -> Choice {
     let mut scored = Vec::new();
     let mut rejected: BTreeMap<Refusal, u32> = BTreeMap::new();
     for (index, place) in places.iter().enumerate() {
-        match place.refusal() {
+        let full = || (!place.has_room()).then_some(Refusal::Full);
+        match refuse(place).or_else(full) {
             Some(refusal) => *rejected.entry(refusal).or_default() += 1,
             None => scored.push((place.score(league), index)),
         }
@@ -122,11 +172,19 @@ mod tests {
     use super::*;
 
     fn place(name: &str, load: u32, max_games: u32) -> Place {
-        Place { shard: InstanceId::strict(name).unwrap(), load, max_games, leagues: BTreeMap::new(), refusal: None }
+        Place {
+            shard: InstanceId::strict(name).unwrap(),
+            load,
+            max_games,
+            leagues: BTreeMap::new(),
+            failures: 0,
+            is_on_trial: false,
+            refusal: None,
+        }
     }
 
     fn chosen(places: &[Place]) -> Option<&str> {
-        choose(places, League::Mlb).chosen.map(|i| places[i].shard.as_str())
+        choose(places, League::Mlb, |p| p.refusal).chosen.map(|i| places[i].shard.as_str())
     }
 
     #[test]
@@ -142,7 +200,7 @@ mod tests {
     fn nobody_goes_over_capacity_and_each_refusal_is_counted() {
         let mut sick = place("c", 0, 20);
         sick.refusal = Some(Refusal::NotHealthy);
-        let choice = choose(&[place("a", 20, 20), place("b", 0, 0), sick], League::Nfl);
+        let choice = choose(&[place("a", 20, 20), place("b", 0, 0), sick], League::Nfl, |p| p.refusal);
         assert_eq!(choice.chosen, None);
         let counts: Vec<_> = choice.rejections.iter().map(|r| (r.code.as_str(), r.count)).collect();
         assert_eq!(counts, [("not_healthy", 1), ("full", 2)]);

@@ -9,10 +9,14 @@ pub struct Settings {
     pub pregame_assign: i64,
     /// How far ahead the scheduled sync makes games known (`PREGAME_DISCOVERY_WINDOW_HOURS`).
     pub discovery_window: i64,
-    /// A Redis-only service not heard for this long takes no new games (`SHARD_TIMEOUT_SECS`).
+    /// A Redis-only service not heard for this long is lost (`SHARD_TIMEOUT_SECS`).
     pub redis_timeout: i64,
-    /// A log shard not heard for this long takes no new games (`LEASE_TTL_MS` + `LEASE_MARGIN_MS`).
-    pub log_timeout: i64,
+    /// How long a log shard may act from sending a beat (`LEASE_TTL_MS`).
+    pub lease_ttl: i64,
+    /// What the leader waits beyond that (`LEASE_MARGIN_MS`).
+    pub lease_margin: i64,
+    /// How often a log shard beats (`LOG_HEARTBEAT_MS`).
+    pub log_interval: i64,
     /// How often a Redis-only shard beats until two of its beats have told (`HEARTBEAT_INTERVAL_SECS`).
     pub redis_interval: i64,
     /// Two final reports must be at least this far apart: ESPN takes an early final back now and then.
@@ -26,6 +30,18 @@ pub struct Settings {
     /// After taking over, a leader places nothing for this long: the whole fleet must have had time to beat, or the first
     /// shard heard would get every game.
     pub settle: i64,
+    /// A restarted Redis-only shard is told its games this long after (`RESYNC_DEBOUNCE_SECS`).
+    pub resync_debounce: i64,
+    /// Games a second that it is told then (`RESYNC_RATE_LIMIT_GAMES_PER_SEC`).
+    pub resync_rate: i64,
+    /// Assignments in a row not taken up that open a shard's breaker (`ASSIGNMENT_CIRCUIT_FAILURE_THRESHOLD`).
+    pub circuit_failures: u32,
+    /// Assignments taken up that close it (`ASSIGNMENT_CIRCUIT_SUCCESS_THRESHOLD`).
+    pub circuit_successes: u32,
+    /// An open breaker is tried after this (`ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS`).
+    pub circuit_half_open: i64,
+    /// Decide and log, and send nothing (`ORCHESTRATOR_MODE=shadow`).
+    pub shadow: bool,
 }
 
 impl Default for Settings {
@@ -34,14 +50,48 @@ impl Default for Settings {
             pregame_assign: 15 * 60 * SECOND,
             discovery_window: 6 * 3600 * SECOND,
             redis_timeout: 60 * SECOND,
-            log_timeout: 2_250_000,
+            lease_ttl: 2 * SECOND,
+            lease_margin: SECOND / 4,
+            log_interval: SECOND,
             redis_interval: 10 * SECOND,
             final_confirm: 30 * SECOND,
             ask_absent: 300 * SECOND,
             ask_markets: 60 * SECOND,
             tell_markets: 300 * SECOND,
             settle: 2 * SECOND,
+            resync_debounce: 5 * SECOND,
+            resync_rate: 10,
+            circuit_failures: 3,
+            circuit_successes: 2,
+            circuit_half_open: 30 * SECOND,
+            shadow: false,
         }
+    }
+}
+
+impl Settings {
+    /// A log shard silent for this long has no lease any more.
+    #[must_use]
+    pub const fn log_timeout(&self) -> i64 {
+        self.lease_ttl + self.lease_margin
+    }
+
+    /// A log shard silent for this long has missed a beat: it is asked whether it is there, and given no games.
+    #[must_use]
+    pub const fn suspect_after(&self) -> i64 {
+        self.log_interval + SUSPECT_MARGIN
+    }
+
+    /// The log must have carried the leader's own beats for this long, unbroken, before silence on it means anything.
+    #[must_use]
+    pub const fn log_trust(&self) -> i64 {
+        self.lease_ttl + TRUST_MARGIN
+    }
+
+    /// The same for Redis.
+    #[must_use]
+    pub const fn redis_trust(&self) -> i64 {
+        self.redis_timeout + TRUST_MARGIN
     }
 }
 
@@ -51,12 +101,58 @@ pub fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 
+/// How late a beat may be on a healthy network before its sender is suspected: seen on a busy machine, 150 ms.
+const SUSPECT_MARGIN: i64 = SECOND / 5;
+/// After a takeover or an outage nobody is judged for a time-out and this: all must have had time to find their way back.
+const TRUST_MARGIN: i64 = 2 * SECOND;
+/// The leader's own beat comes back within this, or the medium does not work: it beats every second.
+pub const ECHO_LIMIT: i64 = 3 * SECOND / 2;
+/// A leader whose turns lie further apart was stopped, and has a backlog to read before it may judge.
+pub const PAUSE_LIMIT: i64 = SECOND;
+/// A silent shard is asked again whether it is there this often.
+pub const PROBE_EVERY: i64 = SECOND;
+/// A shard that answers but does not beat is spared for this long at most.
+pub const PROBE_GRACE: i64 = 10 * SECOND;
+/// A verdict that was asked for and not heard of is asked for again after this.
+pub const JUDGE_AGAIN: i64 = SECOND;
+/// A degraded shard keeps its games for this long.
+pub const DEGRADED_PATIENCE: i64 = 10 * SECOND;
+/// A degraded service whose failing checks change is not written down again before this.
+pub const SAY_AGAIN: i64 = 10 * SECOND;
+/// Good beats in a row that make a recovered service healthy.
+pub const GOOD_BEATS: u32 = 3;
+/// While the brake holds, a game moves off the silent this often: if they are all alive, few are moved for nothing.
+pub const BRAKE_EVERY: i64 = SECOND;
+/// It holds for this long at first: a broken switch or a broker's election has passed by then.
+pub const BRAKE_FOR: i64 = 15 * SECOND;
+/// It is released when no more than half have been silent for this long.
+pub const BRAKE_RELEASE: i64 = 5 * SECOND;
+/// Moves a second in all: a single append takes 1,000 events, and other decisions want to be among them.
+pub const MOVES_PER_SECOND: u32 = 500;
+/// Moves a second to one shard: it must begin to poll for each of them.
+pub const MOVES_PER_TARGET: u32 = 100;
+/// A service that falls silent is taken for replaced when another of its kind has come within this before or after.
+pub const REPLACED_WITHIN: i64 = 60 * SECOND;
+/// A shard that did not take up a game is not offered it again for this long.
+pub const FAILED_FOR: i64 = 600 * SECOND;
+/// Games named in an event about a shard at most, so that it stays far below the largest message.
+pub const MAX_NAMED: usize = 1_000;
+/// Rebalancing begins when the fullest and the emptiest shard differ by more than this share of capacity, in thousandths…
+pub const REBALANCE_SHARE: u32 = 200;
+/// …and by more than this many games.
+pub const REBALANCE_GAMES: u32 = 2;
+/// Games it moves in a minute at most.
+pub const REBALANCE_EVERY: i64 = 12 * SECOND;
+/// It leaves a game alone for this long after its last move.
+pub const REBALANCE_REST: i64 = 600 * SECOND;
 /// Events in one append at most; the server takes 1,000 in an atomic batch.
 pub const MAX_BATCH: usize = 1_000;
 /// A command to a Redis-only shard is repeated at most this seldom.
 pub const MAX_RESEND: i64 = 60 * SECOND;
 /// Finished games leave the state this long after their end, in event time: late corrections still find them.
 pub const KEEP_ENDED: i64 = 72 * 3600 * SECOND;
+/// Services that are gone leave the state this long after, in event time.
+pub const KEEP_GONE: i64 = 24 * 3600 * SECOND;
 /// Candidates recorded with a placement.
 pub const MAX_CANDIDATES: usize = 10;
 /// Characters of a text that somebody sent and an event takes over: enough for any version, process or market id.

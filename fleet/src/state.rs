@@ -9,7 +9,7 @@ use arbees_proto::{Epoch, EventId, GameId, InstanceId, ServiceKind, ShardId, v1}
 use serde::{Deserialize, Serialize};
 
 /// Rises whenever the same events would fold to another state; a snapshot of another version is not used.
-pub const FOLD_VERSION: u32 = 1;
+pub const FOLD_VERSION: u32 = 2;
 
 /// Everything folded from CONTROL. Its JSON is the snapshot, and the same state always has the same JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +20,14 @@ pub struct State {
     pub head: Head,
     /// All games that are not yet forgotten.
     pub games: BTreeMap<GameId, Game>,
-    /// All services ever registered.
+    /// All services that are not yet forgotten.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// Since when moves off the silent trickle.
+    pub brake_since_us: Option<i64>,
+    /// An operator stopped automatic moves, but for those off lost shards.
+    pub paused: bool,
+    /// The leader decides and sends nothing.
+    pub shadow: bool,
 }
 
 /// The end of the log, as far as it was folded.
@@ -89,6 +95,8 @@ pub struct Game {
     pub owner: Option<Owner>,
     /// Since when it waits for a shard.
     pub queued_since_us: Option<i64>,
+    /// The one shard that may take it, by an operator's word.
+    pub pin: Option<ShardId>,
     /// The event that made it known: the correlation id of all that follows.
     pub origin: EventId,
     /// The last event about it.
@@ -152,6 +160,124 @@ impl From<ServiceKey> for String {
     }
 }
 
+/// A service's health, as decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// From its first beat until it reports healthy.
+    Starting,
+    Healthy,
+    /// Reports degraded, or fails a check that its kind needs.
+    Degraded,
+    Unhealthy,
+    /// Reports that it stops: its games are handed over.
+    Stopping,
+    /// Fell silent for longer than its lease or time-out.
+    Dead,
+    /// Beats well again, and has not done so for long enough.
+    Recovered,
+    /// Said that it stops, and is gone.
+    Retired,
+}
+
+impl Status {
+    const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Healthy,
+        Self::Degraded,
+        Self::Unhealthy,
+        Self::Stopping,
+        Self::Dead,
+        Self::Recovered,
+        Self::Retired,
+    ];
+
+    /// In lower case, as events and tables spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+            Self::Stopping => "stopping",
+            Self::Dead => "dead",
+            Self::Recovered => "recovered",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// The status of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == name)
+    }
+
+    /// It does not beat, and is known not to.
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Dead | Self::Retired)
+    }
+}
+
+/// Whether a shard is given games, after what came of those it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Circuit {
+    #[default]
+    Closed,
+    /// It is given none.
+    Open,
+    /// It is tried with one.
+    HalfOpen,
+}
+
+impl Circuit {
+    /// In snake case, as tables spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// A shard's circuit breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaker {
+    pub circuit: Circuit,
+    /// Assignments in a row that it did not take up.
+    pub failures: u32,
+    /// Assignments that it took up since it is half open.
+    pub successes: u32,
+    /// Since when it has not been closed.
+    pub opened_at_us: i64,
+}
+
+/// How far an operator's drain of a shard is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    #[default]
+    No,
+    Draining,
+    Drained,
+}
+
+impl Drain {
+    /// In lower case, as tables spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// A registered service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
@@ -159,6 +285,14 @@ pub struct Service {
     pub registered_at_us: i64,
     /// How often its process has changed.
     pub restarts: u32,
+    pub status: Status,
+    pub status_since_us: i64,
+    /// Since when it is not healthy.
+    pub unwell_since_us: Option<i64>,
+    /// What it needs to be operational and did not have when its status was decided.
+    pub failed_checks: Vec<String>,
+    pub breaker: Breaker,
+    pub drain: Drain,
     /// Sequence of the last event about it.
     pub last_sequence: u64,
 }
@@ -166,7 +300,15 @@ pub struct Service {
 impl Default for State {
     fn default() -> Self {
         let head = Head { sequence: 0, hash: GENESIS, generation: 1, term: 0, occurred_at_us: 0, skipped: 0 };
-        Self { fold_version: FOLD_VERSION, head, games: BTreeMap::new(), services: BTreeMap::new() }
+        Self {
+            fold_version: FOLD_VERSION,
+            head,
+            games: BTreeMap::new(),
+            services: BTreeMap::new(),
+            brake_since_us: None,
+            paused: false,
+            shadow: false,
+        }
     }
 }
 

@@ -1,30 +1,32 @@
 //! The orchestrator's own heartbeat on the log, with the head of what it has applied, and its word on Redis whether the log
-//! is there.
+//! is there: shards that cannot renew their leases hold them by it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arbees_core::bus::{Bus, contract};
 use arbees_core::log::Log;
-use arbees_core::time::{now_us, rfc3339};
+use arbees_core::time::{now_us, rfc3339, steady_us};
 use arbees_fleet::state::Head;
 use arbees_proto::{EventId, Payload, ServiceKind, envelope, v1};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-/// How often it beats on the log.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often it beats on the log: twice within the time after which its word changes.
+const EVERY: Duration = Duration::from_millis(500);
 /// How often it tells Redis whether the log is there.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
-/// The log is there if no append has been outstanding longer than this, and the last beat that was due was acknowledged
-/// within it.
-const FRESH: Duration = Duration::from_secs(1);
+/// How often it looks whether what it told still holds: a change is told at once.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The log is there if a beat sent within this was acknowledged, and no append has been outstanding longer.
+const FRESH_US: i64 = 1_000_000;
 
 /// What the loop tells its heart.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     pub head: Head,
-    /// Since when an append has been outstanding.
-    pub appending_since: Option<Instant>,
+    pub leads: bool,
+    /// Since when an append has been outstanding, by the steady clock.
+    pub appending_since_us: Option<i64>,
 }
 
 /// Who is beating.
@@ -35,6 +37,8 @@ pub struct Heart {
     pub producer: v1::Producer,
     pub started_at_us: i64,
     pub pulse: watch::Receiver<Pulse>,
+    /// The CONTROL sequence up to which all effects have gone out.
+    pub effects_through: watch::Receiver<u64>,
 }
 
 /// Beats until canceled.
@@ -44,7 +48,7 @@ pub async fn run(heart: Heart) {
     tokio::join!(beat(heart, acked), status);
 }
 
-async fn beat(heart: Heart, acked: watch::Sender<Option<Instant>>) {
+async fn beat(heart: Heart, acked: watch::Sender<Option<i64>>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let subject = heart.log.names().heartbeat(ServiceKind::Orchestrator, &heart.producer.instance);
@@ -52,9 +56,9 @@ async fn beat(heart: Heart, acked: watch::Sender<Option<Instant>>) {
         ticks.tick().await;
         let event = compose(&heart);
         let id = EventId::from_bytes(&event.id).map(|id| id.to_string()).unwrap_or_default();
-        let sent = Instant::now();
+        let sent_us = steady_us();
         match heart.log.publish(subject.clone(), &event, &id).await {
-            Ok(_) => drop(acked.send_replace(Some(sent))),
+            Ok(_) => drop(acked.send_replace(Some(sent_us))),
             Err(error) => tracing::debug!(%error, "beat not acknowledged"),
         }
     }
@@ -62,7 +66,8 @@ async fn beat(heart: Heart, acked: watch::Sender<Option<Instant>>) {
 
 fn compose(heart: &Heart) -> v1::Event {
     let now = now_us();
-    let head = heart.pulse.borrow().head.clone();
+    let pulse = heart.pulse.borrow().clone();
+    let head = pulse.head;
     let service = v1::Service {
         kind: ServiceKind::Orchestrator.as_str().to_owned(),
         instance: heart.producer.instance.clone(),
@@ -77,6 +82,8 @@ fn compose(heart: &Heart) -> v1::Event {
         status: "healthy".to_owned(),
         last_applied: head.sequence,
         head: Some(v1::LogHead { sequence: head.sequence, hash: head.hash.to_vec() }),
+        effects_through: *heart.effects_through.borrow(),
+        metrics: vec![v1::Metric { name: "leads".to_owned(), value: f64::from(u8::from(pulse.leads)) }],
         ..v1::Heartbeat::default()
     };
     v1::Event {
@@ -89,18 +96,26 @@ fn compose(heart: &Heart) -> v1::Event {
     }
 }
 
-async fn tell_status(heart: Heart, acked: watch::Receiver<Option<Instant>>) {
-    let mut ticks = tokio::time::interval(STATUS_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn tell_status(heart: Heart, acked: watch::Receiver<Option<i64>>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: Option<(bool, tokio::time::Instant)> = None;
     loop {
-        ticks.tick().await;
+        looks.tick().await;
         let pulse = heart.pulse.borrow().clone();
-        let is_fresh = acked.borrow().is_some_and(|at| at.elapsed() < FRESH + EVERY);
-        let is_stuck = pulse.appending_since.is_some_and(|since| since.elapsed() > FRESH);
+        let now = steady_us();
+        let is_fresh = acked.borrow().is_some_and(|at| now - at < FRESH_US);
+        let is_stuck = pulse.appending_since_us.is_some_and(|since| now - since > FRESH_US);
+        let log_ok = heart.log.is_connected() && is_fresh && !is_stuck;
+        let is_due = told.is_none_or(|(was, at)| was != log_ok || at.elapsed() >= STATUS_EVERY);
+        if !is_due {
+            continue;
+        }
+        told = Some((log_ok, tokio::time::Instant::now()));
         let status = contract::LogStatus {
             instance: heart.producer.instance.clone(),
             term: pulse.head.term,
-            log_ok: is_fresh && !is_stuck,
+            log_ok,
             last_sequence: pulse.head.sequence,
             timestamp: rfc3339(now_us()),
         };

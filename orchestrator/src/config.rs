@@ -39,6 +39,12 @@ impl Config {
         let window_hours: i64 = env.number("PREGAME_DISCOVERY_WINDOW_HOURS", 6, 0..=48);
         let timeout = env.seconds("SHARD_TIMEOUT_SECS", 60.0, 1.0..=3_600.0);
         let interval = env.seconds("HEARTBEAT_INTERVAL_SECS", 10.0, 0.1..=600.0);
+        let debounce = env.seconds("RESYNC_DEBOUNCE_SECS", 5.0, 0.0..=600.0);
+        let resync_rate: i64 = env.number("RESYNC_RATE_LIMIT_GAMES_PER_SEC", 10, 1..=10_000);
+        let circuit_failures: u32 = env.number("ASSIGNMENT_CIRCUIT_FAILURE_THRESHOLD", 3, 1..=1_000);
+        let circuit_successes: u32 = env.number("ASSIGNMENT_CIRCUIT_SUCCESS_THRESHOLD", 2, 1..=1_000);
+        let half_open = env.seconds("ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS", 30.0, 0.1..=3_600.0);
+        let mode = env.one_of("ORCHESTRATOR_MODE", "live", &["live", "shadow"]);
         let config = Self {
             log,
             redis_url,
@@ -53,7 +59,15 @@ impl Config {
                 discovery_window: window_hours * 3_600 * SECOND,
                 redis_timeout: micros(timeout),
                 redis_interval: micros(interval),
-                log_timeout: micros(Duration::from_millis(ttl_ms + margin_ms)),
+                lease_ttl: micros(Duration::from_millis(ttl_ms)),
+                lease_margin: micros(Duration::from_millis(margin_ms)),
+                log_interval: micros(Duration::from_millis(beat_ms)),
+                resync_debounce: micros(debounce),
+                resync_rate,
+                circuit_failures,
+                circuit_successes,
+                circuit_half_open: micros(half_open),
+                shadow: mode == "shadow",
                 ..Settings::default()
             },
         };

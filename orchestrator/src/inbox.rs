@@ -25,34 +25,48 @@ pub enum Mail {
     Input(Input),
     /// A service that starts wants to know what there is for its kind.
     StateAsked(String),
+    /// Some orchestrator's effects have gone out up to this CONTROL sequence.
+    EffectsThrough(u64),
+    /// Another process beats under this orchestrator's name.
+    Rival {
+        process: String,
+        started_at_us: i64,
+    },
 }
 
 /// Starts all sources but discovery.
 pub async fn start(
     log: &Log,
     bus: &Bus,
+    me: &v1::Producer,
     inbox: mpsc::Sender<Mail>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), ReadError> {
     let (_, end) = log.bounds(HEARTBEATS).await?;
     let mut beats = log.tail(HEARTBEATS, Vec::new(), end + 1);
-    let to = inbox.clone();
+    let (to, who) = (inbox.clone(), me.clone());
     spawn(tasks, stop, async move {
         while let Some(stored) = beats.next().await {
             match stored.event() {
-                Ok(event) if is_orchestrator(&event) => {}
-                Ok(event) => put(&to, Mail::Input(Input::Beat(Box::new(event), Medium::Log))),
+                Ok(event) => {
+                    if let Some(mail) = of_orchestrator(&event, &who) {
+                        put(&to, mail);
+                    }
+                    put(&to, Mail::Input(Input::Beat(Box::new(event), Medium::Log { sequence: stored.sequence })));
+                }
                 Err(error) => tracing::warn!(sequence = stored.sequence, %error, "heartbeat does not decode"),
             }
         }
     });
-    let channels = [contract::SERVICE_HEARTBEATS, contract::DISCOVERY_RESULTS, contract::STATE_REQUEST];
+    let channels =
+        [contract::SERVICE_HEARTBEATS, contract::DISCOVERY_RESULTS, contract::STATE_REQUEST, contract::LOG_STATUS];
+    let instance = me.instance.clone();
     let mut heard = bus.subscribe(&channels, &[contract::SHARD_HEARTBEATS]);
     spawn(tasks, stop, async move {
         let mut complaints = Complaints::default();
         while let Some(message) = heard.next().await {
-            match read(&message) {
+            match read(&message, &instance) {
                 Ok(Some(mail)) => put(&inbox, mail),
                 Ok(None) => {}
                 Err(error) => complaints.note(&message.channel, &error),
@@ -74,13 +88,17 @@ fn put(inbox: &mpsc::Sender<Mail>, mail: Mail) {
     }
 }
 
-/// Orchestrators beat for others to see; they decide nothing about themselves.
-fn is_orchestrator(event: &v1::Event) -> bool {
-    let Some(Payload::Heartbeat(beat)) = &event.payload else { return false };
-    beat.service.as_ref().is_some_and(|s| s.kind == ServiceKind::Orchestrator.as_str())
+/// What an orchestrator's beat tells beside that the log works.
+fn of_orchestrator(event: &v1::Event, me: &v1::Producer) -> Option<Mail> {
+    let Some(Payload::Heartbeat(beat)) = &event.payload else { return None };
+    let service = beat.service.as_ref().filter(|s| s.kind == ServiceKind::Orchestrator.as_str())?;
+    if service.instance == me.instance && service.process != me.process {
+        return Some(Mail::Rival { process: service.process.clone(), started_at_us: service.started_at_us });
+    }
+    (beat.effects_through > 0).then_some(Mail::EffectsThrough(beat.effects_through))
 }
 
-fn read(message: &Heard) -> Result<Option<Mail>, contract::BadPayload> {
+fn read(message: &Heard, me: &str) -> Result<Option<Mail>, contract::BadPayload> {
     let payload = &message.payload;
     Ok(Some(match message.channel.as_str() {
         contract::DISCOVERY_RESULTS => {
@@ -93,6 +111,10 @@ fn read(message: &Heard) -> Result<Option<Mail>, contract::BadPayload> {
             }))
         }
         contract::STATE_REQUEST => Mail::StateAsked(contract::read_state_request(payload)?),
+        contract::LOG_STATUS => {
+            let is_own = contract::read_log_status(payload)?.instance == me;
+            return Ok(is_own.then_some(Mail::Input(Input::RedisEcho)));
+        }
         contract::SERVICE_HEARTBEATS => return Ok(beat(contract::read_service_beat(payload)?)),
         _ => return Ok(beat(contract::read_shard_beat(payload)?)),
     }))

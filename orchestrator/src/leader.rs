@@ -1,40 +1,47 @@
-//! The leader's loop: take one input and all that is ready, decide, append, and only then let effects go.
+//! The orchestrator's loop. A standby follows the log and listens; who has the key leads: it takes one input and all that is
+//! ready, decides, appends, and only then lets effects go.
 
 use std::time::{Duration, Instant};
 
-use arbees_core::bus::{Bus, contract};
+use arbees_core::alerts;
+use arbees_core::bus::{Bus, contract, notify};
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
-use arbees_core::log::{AppendError, Log, SNAPSHOT_EVERY};
-use arbees_core::time::now_us;
+use arbees_core::log::{AppendError, CONTROL, HEARTBEATS, Key, Log, ReadError, SNAPSHOT_EVERY, Verdict};
+use arbees_core::retry::{Policy, retry};
+use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
-use arbees_fleet::decide::Turn;
-use arbees_fleet::{Fleet, Input};
-use arbees_proto::v1;
+use arbees_fleet::decide::{Medium, Turn};
+use arbees_fleet::{Effect, Fleet, Input, State};
+use arbees_proto::{Payload, ServiceKind, v1};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::beat::{Heart, Pulse};
+use crate::beat::{self, Heart, Pulse};
 use crate::config::Config;
+use crate::discovery;
 use crate::inbox::{self, Mail};
 use crate::outbox::{Errand, Outbox};
-use crate::{beat, discovery};
 
 /// How often time itself is an input.
-const TICK: Duration = Duration::from_millis(200);
+const TICK_US: i64 = 200_000;
+/// How often the key is renewed: three times within its life.
+const RENEW_EVERY_US: i64 = 300_000;
 /// Room a turn must have left to take another input: the largest slate makes no more events than this.
 const ROOM_FOR_ONE: usize = 400;
 /// Inputs in one turn at most: what was decided must get into the log, however fast inputs come.
 const MOST_INPUTS: usize = 1_000;
+/// Events whose notifications a new leader repeats at most: a second of a busy fleet.
+const MOST_REPEATED: u64 = 1_000;
 /// How long the tasks may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// How a turn ended.
+/// How a term, or the wait for one, ended.
 enum Ended {
-    Stored,
+    /// The key lapsed, or another orchestrator wrote.
+    Deposed,
     /// The state decided on is not the log's: fold it anew, and go on in this generation at least.
     FoldAnew {
         generation: u64,
@@ -42,7 +49,7 @@ enum Ended {
     Stopped,
 }
 
-/// Leads until asked to stop, or until another orchestrator leads.
+/// Leads or stands by until asked to stop.
 pub async fn run(
     config: &Config,
     log: &Log,
@@ -56,34 +63,51 @@ pub async fn run(
         instance: config.instance.clone(),
         process: config.process.clone(),
     };
-    let (sender, mut inbox) = mpsc::channel(inbox::CAPACITY);
-    let tasks = TaskTracker::new();
-    let ending = stop.child_token();
-    let (outbox, emptying) = Outbox::new(bus.clone(), espn.clone(), sender.clone());
-    let fleet = take_office(config, log, &me, 0, stop).await?;
-    let Some(mut fleet) = fleet else { return Ok(()) };
-    let (pulse, watching) = watch::channel(Pulse { head: fleet.state().head.clone(), appending_since: None });
-    let heart =
-        Heart { log: log.clone(), bus: bus.clone(), producer: me.clone(), started_at_us: now_us(), pulse: watching };
-    inbox::start(log, bus, sender.clone(), &tasks, &ending).await.map_err(|e| Exit::Failed(e.to_string()))?;
+    let Some(state) = fold(log, stop).await else { return Ok(()) };
+    let fleet = Fleet::new(state, config.settings.clone(), log.names().clone(), me.clone(), now());
+    let started_at_us = now_us();
+    let (sender, inbox) = mpsc::channel(inbox::CAPACITY);
+    let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+    let (gone_out, effects_through) = watch::channel(0);
+    let (outbox, emptying) = Outbox::new(bus.clone(), espn.clone(), sender.clone(), gone_out);
+    let head = fleet.state().head.clone();
+    let (pulse, watching) = watch::channel(Pulse { head, leads: false, appending_since_us: None });
+    let heart = Heart {
+        log: log.clone(),
+        bus: bus.clone(),
+        producer: me.clone(),
+        started_at_us,
+        pulse: watching,
+        effects_through,
+    };
+    inbox::start(log, bus, &me, sender.clone(), &tasks, &ending).await.map_err(|e| Exit::Failed(e.to_string()))?;
     spawn(&tasks, &ending, emptying);
     spawn(&tasks, &ending, beat::run(heart));
-    spawn(&tasks, &ending, discovery::run(espn.clone(), config.discovery_every, config.schedule_every, sender));
-    health.ok("leader");
-    let mut desk =
-        Desk { log, outbox, pulse, health, snapshot_at: fleet.state().head.sequence, tasks: &tasks, asked: Vec::new() };
-    let result = loop {
-        match desk.lead(&mut fleet, &mut inbox, stop).await {
-            Ok(Ended::Stopped) => break Ok(()),
-            Ok(Ended::Stored) => {}
-            Ok(Ended::FoldAnew { generation }) => match take_office(config, log, &me, generation, stop).await {
-                Ok(Some(anew)) => fleet = anew,
-                Ok(None) => break Ok(()),
-                Err(exit) => break Err(exit),
-            },
-            Err(exit) => break Err(exit),
-        }
+    let (may_be_free, free) = watch::channel(1);
+    let watched = log.clone();
+    spawn(&tasks, &ending, async move { watched.watch_key(may_be_free).await });
+    let mut desk = Desk {
+        config,
+        log,
+        bus,
+        espn,
+        me,
+        started_at_us,
+        snapshot_at: fleet.state().head.sequence,
+        fleet,
+        leads: false,
+        inbox,
+        sender,
+        free,
+        outbox,
+        pulse,
+        effects_through: last_effects(log).await,
+        tasks: &tasks,
+        asked: Vec::new(),
+        rival: None,
     };
+    health.ok("leader");
+    let result = desk.serve(stop).await;
     ending.cancel();
     tasks.close();
     if tokio::time::timeout(STOP_LIMIT, tasks.wait()).await.is_err() {
@@ -97,99 +121,245 @@ fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: impl Future<Output
     tasks.spawn(async move { stop.run_until_cancelled(work).await });
 }
 
-/// Folds the log and makes the first decision of a new term. Whoever led before is refused from then on.
-async fn take_office(
-    config: &Config,
-    log: &Log,
-    me: &v1::Producer,
-    generation: u64,
-    stop: &CancellationToken,
-) -> Result<Option<Fleet>, Exit> {
-    loop {
-        let began = Instant::now();
-        let folded = stop.run_until_cancelled(log.fold(None)).await;
-        let state = match folded {
-            None => return Ok(None),
-            Some(Ok(state)) => state,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "log cannot be folded now, trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                continue;
-            }
-        };
-        let expected = state.head.sequence;
-        let mut fleet = Fleet::new(state, config.settings.clone(), log.names().clone(), me.clone(), now_us());
-        fleet.take_office(now_us(), generation);
-        let turn = fleet.end_turn();
-        match log.append(expected, &turn.events, stop).await {
-            Ok(Outcome::Stored { .. }) => {
-                let head = &fleet.state().head;
-                let (games, ms) = (fleet.state().games.len(), began.elapsed().as_millis());
-                tracing::info!(term = head.term, sequence = head.sequence, games, ms, "leading");
-                return Ok(Some(fleet));
-            }
-            // Another orchestrator wrote in between, or the log changed: read it and try again.
-            Ok(Outcome::Deposed | Outcome::Prefix { .. }) | Err(AppendError::LostTail { .. }) => {}
-            Err(AppendError::Canceled | AppendError::Empty) => return Ok(None),
-        }
-    }
+/// The fold of the log as it is now; none when asked to stop before.
+async fn fold(log: &Log, stop: &CancellationToken) -> Option<State> {
+    let began = Instant::now();
+    let policy = Policy::patient();
+    let folding = retry("fold", &policy, stop, |_| true, || log.fold(None));
+    let state = stop.run_until_cancelled(folding).await?.ok()?;
+    let (sequence, games) = (state.head.sequence, state.games.len());
+    tracing::info!(sequence, games, ms = began.elapsed().as_millis(), "log folded");
+    Some(state)
+}
+
+/// How far the effects of the last leader had gone out, as its last heartbeat tells; 0 when none does.
+async fn last_effects(log: &Log) -> u64 {
+    let filter = log.names().heartbeats_of(ServiceKind::Orchestrator);
+    let beats = log.last_per_subject(HEARTBEATS, filter).await.unwrap_or_default();
+    let through = |payload: Option<Payload>| match payload {
+        Some(Payload::Heartbeat(beat)) => beat.effects_through,
+        _ => 0,
+    };
+    beats.iter().filter_map(|b| Some(through(b.event().ok()?.payload))).max().unwrap_or(0)
 }
 
 /// What the loop works with.
 struct Desk<'a> {
+    config: &'a Config,
     log: &'a Log,
+    bus: &'a Bus,
+    espn: &'a Espn,
+    me: v1::Producer,
+    started_at_us: i64,
+    fleet: Fleet,
+    leads: bool,
+    inbox: mpsc::Receiver<Mail>,
+    sender: mpsc::Sender<Mail>,
+    /// Counts moments at which the key may be free.
+    free: watch::Receiver<u64>,
     outbox: Outbox,
     pulse: watch::Sender<Pulse>,
-    health: &'a Health,
+    /// How far some leader's effects have gone out.
+    effects_through: u64,
     /// Sequence of the last snapshot.
     snapshot_at: u64,
     tasks: &'a TaskTracker,
     /// Kinds of services that asked for their start-up state in this turn.
     asked: Vec<String>,
+    /// A younger process under this orchestrator's name.
+    rival: Option<String>,
 }
 
 impl Desk<'_> {
-    /// Turns of the loop, until one ends other than well.
-    async fn lead(
-        &mut self,
-        fleet: &mut Fleet,
-        inbox: &mut mpsc::Receiver<Mail>,
-        stop: &CancellationToken,
-    ) -> Result<Ended, Exit> {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Stands by and leads, in turns.
+    async fn serve(&mut self, stop: &CancellationToken) -> Result<(), Exit> {
+        let mut generation = 0;
         loop {
-            let first = tokio::select! {
-                () = stop.cancelled() => return Ok(Ended::Stopped),
-                _ = ticks.tick() => Mail::Input(Input::Tick),
-                mail = inbox.recv() => match mail {
-                    Some(mail) => mail,
-                    None => return Ok(Ended::Stopped),
-                },
-            };
-            self.take(fleet, first);
-            for _ in 1..MOST_INPUTS {
-                let Some(next) = (fleet.room() > ROOM_FOR_ONE).then(|| inbox.try_recv().ok()).flatten() else { break };
-                self.take(fleet, next);
+            let Some(key) = self.stand_by(stop).await? else { return Ok(()) };
+            let term = stop.child_token();
+            let ended = self.lead(key, generation, stop, &term).await?;
+            term.cancel();
+            self.leads = false;
+            self.pulse.send_modify(|p| p.leads = false);
+            match ended {
+                Ended::Stopped => return Ok(()),
+                Ended::Deposed => tracing::warn!("no longer leading, standing by"),
+                Ended::FoldAnew { generation: least } => generation = least,
             }
-            match self.finish(fleet, stop).await? {
-                Ended::Stored => {}
-                other => return Ok(other),
+            // What this leader decided last may not be what the log holds.
+            let Some(state) = fold(self.log, stop).await else { return Ok(()) };
+            self.fleet.refold(state);
+        }
+    }
+
+    /// Follows the log until the key is this orchestrator's.
+    async fn stand_by(&mut self, stop: &CancellationToken) -> Result<Option<Key>, Exit> {
+        let holder = format!("{}/{}", self.me.instance, self.me.process);
+        let mut tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
+        self.free.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(None),
+                stored = tail.next() => {
+                    let Some(stored) = stored else { return Ok(None) };
+                    if let Err(skip) = self.fleet.follow(&stored.entry()) {
+                        tracing::error!(sequence = stored.sequence, %skip, "message of CONTROL is no valid event");
+                    }
+                    let head = self.fleet.state().head.clone();
+                    self.pulse.send_modify(|p| p.head = head);
+                }
+                mail = self.inbox.recv() => match mail {
+                    Some(mail) => self.take(mail)?,
+                    None => return Ok(None),
+                },
+                Ok(()) = self.free.changed() => {
+                    self.free.mark_unchanged();
+                    match self.log.take_key(&holder).await {
+                        Ok(Some(key)) => return Ok(Some(key)),
+                        Ok(None) => {}
+                        Err(error) => tracing::debug!(%error, "the leader's key cannot be had now"),
+                    }
+                }
             }
         }
     }
 
-    fn take(&mut self, fleet: &mut Fleet, mail: Mail) {
-        match mail {
-            Mail::Input(input) => fleet.decide(now_us(), input),
-            Mail::StateAsked(monitor_type) => self.asked.push(monitor_type),
+    /// Reads what is left of the log and makes the first decision of a new term. Whoever led before is refused from then on.
+    async fn take_office(&mut self, generation: u64, stop: &CancellationToken) -> Result<Option<Ended>, ReadError> {
+        let (_, end) = self.log.bounds(CONTROL).await?;
+        let mut reader = self.log.read(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1, end).await?;
+        while let Some(stored) = reader.next().await? {
+            // Whatever is no valid event was told by the standby, or is by `verify`.
+            let _ = self.fleet.follow(&stored.entry());
         }
+        let repeat_from = self.effects_through.max(end.saturating_sub(MOST_REPEATED)) + 1;
+        if self.effects_through > 0 && repeat_from <= end {
+            self.repeat_notifications(repeat_from, end).await?;
+        }
+        let expected = self.fleet.state().head.sequence;
+        self.fleet.take_office(now(), generation);
+        let turn = self.fleet.end_turn();
+        self.pulse.send_modify(|p| p.appending_since_us = Some(steady_us()));
+        let outcome = self.log.append(expected, &turn.events, stop).await;
+        let head = self.fleet.state().head.clone();
+        self.pulse.send_replace(Pulse { head: head.clone(), leads: true, appending_since_us: None });
+        Ok(match outcome {
+            Ok(Outcome::Stored { .. }) => {
+                let games = self.fleet.state().games.len();
+                tracing::info!(term = head.term, sequence = head.sequence, games, "leading");
+                None
+            }
+            // Another orchestrator wrote in between, or the log changed: read it and try again.
+            Ok(Outcome::Deposed | Outcome::Prefix { .. }) => Some(Ended::Deposed),
+            Err(AppendError::LostTail { .. }) => Some(Ended::FoldAnew { generation: head.generation + 1 }),
+            Err(AppendError::Canceled | AppendError::Empty) => Some(Ended::Stopped),
+        })
+    }
+
+    /// Tells again what the leader before may have died too early to tell.
+    async fn repeat_notifications(&mut self, from: u64, to: u64) -> Result<(), ReadError> {
+        let mut reader = self.log.read(CONTROL, Vec::new(), from, to).await?;
+        while let Some(stored) = reader.next().await? {
+            if let Ok(event) = stored.event() {
+                self.notify(&event);
+            }
+        }
+        tracing::info!(from, to, "notifications of the leader before repeated");
+        Ok(())
+    }
+
+    fn notify(&self, event: &v1::Event) {
+        if self.fleet.state().shadow {
+            return;
+        }
+        if let Some((channel, payload)) = notify::notification(event) {
+            self.outbox.put(Errand::Say { channel: channel.to_owned(), payload });
+        }
+    }
+
+    /// Leads for as long as the key is held.
+    async fn lead(
+        &mut self,
+        key: Key,
+        generation: u64,
+        stop: &CancellationToken,
+        term: &CancellationToken,
+    ) -> Result<Ended, Exit> {
+        match self.take_office(generation, stop).await {
+            Ok(None) => {}
+            Ok(Some(ended)) => return Ok(ended),
+            Err(error) => {
+                tracing::warn!(%error, "office cannot be taken now");
+                return Ok(Ended::Deposed);
+            }
+        }
+        self.leads = true;
+        let (every, schedule) = (self.config.discovery_every, self.config.schedule_every);
+        spawn(self.tasks, term, discovery::run(self.espn.clone(), every, schedule, self.sender.clone()));
+        let mut tenure = Tenure::new(key);
+        let mut tick_at_us = steady_us();
+        loop {
+            tenure.renew_if_due();
+            if !tenure.is_held() {
+                return Ok(Ended::Deposed);
+            }
+            let now_us = steady_us();
+            let wake_us = self.fleet.wake_at_us().unwrap_or(i64::MAX).min(tick_at_us).min(tenure.renew_at_us);
+            let wait = Duration::from_micros(u64::try_from(wake_us - now_us).unwrap_or(0));
+            let first = tokio::select! {
+                () = stop.cancelled() => {
+                    tenure.key.give_back().await;
+                    return Ok(Ended::Stopped);
+                }
+                mail = self.inbox.recv() => mail,
+                () = tokio::time::sleep(wait) => None,
+            };
+            if let Some(mail) = first {
+                self.take(mail)?;
+            }
+            for _ in 1..MOST_INPUTS {
+                let has_room = self.fleet.room() > ROOM_FOR_ONE;
+                let Some(next) = has_room.then(|| self.inbox.try_recv().ok()).flatten() else { break };
+                self.take(next)?;
+            }
+            let now = now();
+            let is_due = self.fleet.wake_at_us().is_some_and(|at| now.steady_us >= at);
+            if now.steady_us >= tick_at_us || is_due {
+                tick_at_us = now.steady_us + TICK_US;
+                self.fleet.decide(now, Input::Tick);
+            }
+            match self.finish(&mut tenure, stop).await {
+                None => {}
+                Some(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    fn take(&mut self, mail: Mail) -> Result<(), Exit> {
+        match mail {
+            Mail::Input(input) if self.leads => self.fleet.decide(now(), input),
+            Mail::Input(input) => self.fleet.observe(now(), &input),
+            Mail::StateAsked(monitor_type) => self.asked.push(monitor_type),
+            Mail::EffectsThrough(sequence) => self.effects_through = self.effects_through.max(sequence),
+            Mail::Rival { process, started_at_us } if started_at_us > self.started_at_us => {
+                let instance = &self.me.instance;
+                return Err(Exit::Superseded(format!("a younger process ({process}) beats as {instance}")));
+            }
+            Mail::Rival { process, .. } => {
+                if self.rival.as_ref() != Some(&process) {
+                    tracing::warn!(process, "an older process beats under this name");
+                    self.rival = Some(process);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Answers those who asked what there is, out of what is in the log.
-    fn answer(&mut self, fleet: &Fleet) {
-        for monitor_type in self.asked.drain(..) {
-            let owned = fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
+    fn answer(&mut self) {
+        for monitor_type in std::mem::take(&mut self.asked) {
+            let owned = self.fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
             let all: Vec<_> = owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
             self.outbox.put(Errand::Say {
                 channel: contract::state_response_channel(&monitor_type),
@@ -198,59 +368,139 @@ impl Desk<'_> {
         }
     }
 
-    /// Appends what the turn decided; only then do its effects go out.
-    async fn finish(&mut self, fleet: &mut Fleet, stop: &CancellationToken) -> Result<Ended, Exit> {
-        let Turn { events, effects } = fleet.end_turn();
-        if !events.is_empty() {
-            let head = fleet.state().head.clone();
-            let expected = head.sequence - events.len() as u64;
-            self.pulse.send_modify(|p| p.appending_since = Some(Instant::now()));
-            let outcome = self.log.append(expected, &events, stop).await;
-            match outcome {
-                Ok(Outcome::Stored { .. }) => {}
-                Ok(Outcome::Prefix { count }) => {
-                    tracing::error!(count, of = events.len(), "only a part of a batch is in the log, folding it anew");
-                    return Ok(Ended::FoldAnew { generation: head.generation });
-                }
-                Err(AppendError::LostTail { expected, end }) => {
-                    tracing::error!(
-                        expected,
-                        end,
-                        "the log has lost its tail, going on from its end in a new generation"
-                    );
-                    return Ok(Ended::FoldAnew { generation: head.generation + 1 });
-                }
-                Ok(Outcome::Deposed) => {
-                    self.health.failed("leader", "another orchestrator leads");
-                    return Err(Exit::Superseded("another orchestrator leads".to_owned()));
-                }
-                Err(AppendError::Canceled | AppendError::Empty) => return Ok(Ended::Stopped),
-            }
-            self.pulse.send_replace(Pulse { head, appending_since: None });
-            for event in &events {
-                tracing::info!(subject = event.subject, "{}", event.event_type);
-            }
-            self.snapshot_if_due(fleet);
+    /// Appends what the turn decided; only then, and only while the key is held, do its effects go out.
+    async fn finish(&mut self, tenure: &mut Tenure, stop: &CancellationToken) -> Option<Ended> {
+        let Turn { events, effects } = self.fleet.end_turn();
+        if !events.is_empty()
+            && let Some(ended) = self.append(&events, stop).await
+        {
+            return Some(ended);
+        }
+        if !tenure.is_held() {
+            return Some(Ended::Deposed);
+        }
+        for event in &events {
+            tracing::info!(subject = event.subject, "{}", event.event_type);
+            self.notify(&event.event);
         }
         for effect in effects {
-            self.outbox.put(Errand::Effect(effect));
+            self.send(effect);
         }
-        self.answer(fleet);
-        Ok(Ended::Stored)
+        if !events.is_empty() {
+            self.outbox.put(Errand::Through(self.fleet.state().head.sequence));
+            self.snapshot_if_due();
+        }
+        self.answer();
+        None
     }
 
-    fn snapshot_if_due(&mut self, fleet: &Fleet) {
-        let sequence = fleet.state().head.sequence;
+    async fn append(&mut self, events: &[arbees_proto::Sealed], stop: &CancellationToken) -> Option<Ended> {
+        let head = self.fleet.state().head.clone();
+        let expected = head.sequence - events.len() as u64;
+        self.pulse.send_modify(|p| p.appending_since_us = Some(steady_us()));
+        let outcome = self.log.append(expected, events, stop).await;
+        self.pulse.send_modify(|p| p.appending_since_us = None);
+        match outcome {
+            Ok(Outcome::Stored { .. }) => {
+                self.pulse.send_modify(|p| p.head = head);
+                None
+            }
+            Ok(Outcome::Prefix { count }) => {
+                tracing::error!(count, of = events.len(), "only a part of a batch is in the log, folding it anew");
+                Some(Ended::FoldAnew { generation: head.generation })
+            }
+            Err(AppendError::LostTail { expected, end }) => {
+                tracing::error!(expected, end, "the log has lost its tail, going on from its end in a new generation");
+                Some(Ended::FoldAnew { generation: head.generation + 1 })
+            }
+            Ok(Outcome::Deposed) => Some(Ended::Deposed),
+            Err(AppendError::Canceled | AppendError::Empty) => Some(Ended::Stopped),
+        }
+    }
+
+    /// Does what a decision led to. What the log is asked does not wait for Redis.
+    fn send(&self, effect: Effect) {
+        let (log, bus, sender) = (self.log.clone(), self.bus.clone(), self.sender.clone());
+        match effect {
+            Effect::Probe { key } => drop(self.tasks.spawn(async move {
+                let answer = log.probe(&key).await;
+                // A closed inbox means that we are stopping.
+                let _ = sender.send(Mail::Input(Input::Probed { key, answer })).await;
+            })),
+            Effect::Judge { key, heartbeat } => {
+                let (me, term) = (self.me.clone(), self.fleet.state().head.term);
+                drop(self.tasks.spawn(async move {
+                    let input = match log.judge(&key, heartbeat, &me, term).await {
+                        Verdict::Fenced { fence } => Input::Fenced { key, heartbeat, fence },
+                        Verdict::Alive(stored) => match stored.event() {
+                            Ok(event) => Input::Beat(Box::new(event), Medium::Log { sequence: stored.sequence }),
+                            Err(_) => return,
+                        },
+                        Verdict::Unknown => return,
+                    };
+                    let _ = sender.send(Mail::Input(input)).await;
+                }));
+            }
+            Effect::Alert(alert) => {
+                let me = self.me.clone();
+                drop(self.tasks.spawn(async move { alerts::raise(&log, &bus, &me, alert).await }));
+            }
+            other => self.outbox.put(Errand::Effect(other)),
+        }
+    }
+
+    fn snapshot_if_due(&mut self) {
+        let sequence = self.fleet.state().head.sequence;
         if sequence - self.snapshot_at < SNAPSHOT_EVERY {
             return;
         }
         self.snapshot_at = sequence;
-        let (log, state) = (self.log.clone(), fleet.state().clone());
+        let (log, state) = (self.log.clone(), self.fleet.state().clone());
         self.tasks.spawn(async move {
             match log.save_snapshot(&state).await {
                 Ok(()) => tracing::info!(sequence, "snapshot kept"),
                 Err(error) => tracing::warn!(sequence, %error, "snapshot not kept"),
             }
         });
+    }
+}
+
+/// The key while it is held. It is renewed by the loop itself: a loop that hangs loses it.
+struct Tenure {
+    key: Key,
+    renew_at_us: i64,
+    renewed: mpsc::Receiver<Option<Key>>,
+    renewals: mpsc::Sender<Option<Key>>,
+    is_lost: bool,
+}
+
+impl Tenure {
+    fn new(key: Key) -> Self {
+        let (renewals, renewed) = mpsc::channel(1);
+        Self { key, renew_at_us: steady_us() + RENEW_EVERY_US, renewed, renewals, is_lost: false }
+    }
+
+    fn renew_if_due(&mut self) {
+        let now_us = steady_us();
+        // One renewal at a time: whoever holds the sender's only place is at it.
+        if now_us < self.renew_at_us {
+            return;
+        }
+        self.renew_at_us = now_us + RENEW_EVERY_US;
+        if let Ok(place) = self.renewals.clone().try_reserve_owned() {
+            let key = self.key.clone();
+            tokio::spawn(async move { place.send(key.renewed().await) });
+        }
+    }
+
+    /// Whether the key is surely held now, with what was heard of its renewals.
+    fn is_held(&mut self) -> bool {
+        while let Ok(renewed) = self.renewed.try_recv() {
+            match renewed {
+                Some(key) => self.key = key,
+                None => self.is_lost = true,
+            }
+        }
+        !self.is_lost && self.key.is_held()
     }
 }

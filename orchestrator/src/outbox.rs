@@ -4,7 +4,7 @@ use arbees_core::bus::{Bus, contract};
 use arbees_core::espn::Espn;
 use arbees_fleet::Effect;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::discovery;
 use crate::inbox::Mail;
@@ -22,6 +22,8 @@ pub enum Errand {
         channel: String,
         payload: Value,
     },
+    /// All that CONTROL's events up to this sequence led to stands before this.
+    Through(u64),
 }
 
 /// Takes errands.
@@ -30,9 +32,14 @@ pub struct Outbox(mpsc::Sender<Errand>);
 
 impl Outbox {
     /// An outbox and the task that empties it.
-    pub fn new(bus: Bus, espn: Espn, inbox: mpsc::Sender<Mail>) -> (Self, impl Future<Output = ()>) {
+    pub fn new(
+        bus: Bus,
+        espn: Espn,
+        inbox: mpsc::Sender<Mail>,
+        through: watch::Sender<u64>,
+    ) -> (Self, impl Future<Output = ()>) {
         let (sender, errands) = mpsc::channel(CAPACITY);
-        (Self(sender), empty(errands, bus, espn, inbox))
+        (Self(sender), empty(errands, bus, espn, inbox, through))
     }
 
     /// Puts `errand` in.
@@ -43,9 +50,19 @@ impl Outbox {
     }
 }
 
-async fn empty(mut errands: mpsc::Receiver<Errand>, bus: Bus, espn: Espn, inbox: mpsc::Sender<Mail>) {
+async fn empty(
+    mut errands: mpsc::Receiver<Errand>,
+    bus: Bus,
+    espn: Espn,
+    inbox: mpsc::Sender<Mail>,
+    through: watch::Sender<u64>,
+) {
     let mut is_away = false;
     while let Some(errand) = errands.recv().await {
+        if let Errand::Through(sequence) = errand {
+            through.send_replace(sequence);
+            continue;
+        }
         for (channel, payload) in messages(errand, &espn, &inbox) {
             match bus.publish(&channel, &payload.to_string()).await {
                 Ok(()) if std::mem::take(&mut is_away) => tracing::info!("redis takes messages again"),
@@ -63,6 +80,7 @@ async fn empty(mut errands: mpsc::Receiver<Errand>, bus: Bus, espn: Espn, inbox:
 fn messages(errand: Errand, espn: &Espn, inbox: &mpsc::Sender<Mail>) -> Vec<(String, Value)> {
     match errand {
         Errand::Say { channel, payload } => vec![(channel, payload)],
+        Errand::Through(_) => Vec::new(),
         Errand::Effect(Effect::AddGame { shard, game, epoch, reason }) => {
             vec![(contract::command_channel(shard.as_str()), contract::add_game(&game, epoch, reason))]
         }
@@ -80,5 +98,7 @@ fn messages(errand: Errand, espn: &Espn, inbox: &mpsc::Sender<Mail>) -> Vec<(Str
             tokio::spawn(discovery::ask(espn.clone(), game, inbox.clone()));
             Vec::new()
         }
+        // What the log itself is asked does not wait for Redis: it never comes here.
+        Errand::Effect(Effect::Probe { .. } | Effect::Judge { .. } | Effect::Alert(_)) => Vec::new(),
     }
 }

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbees_core::log::Stored;
-use arbees_fleet::state::{Game, Owner, ServiceKey};
+use arbees_fleet::state::{Game, Owner, Service, ServiceKey};
 use arbees_fleet::{State, Touched};
 use arbees_proto::{GameId, v1};
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
 
 use crate::letters::{self, DeadLetter};
-use crate::rows::{AssignmentRow, GameRow, HistoryRow, ServiceRow, time};
+use crate::rows::{AssignmentRow, BreakerRow, GameRow, HistoryRow, ServiceRow, time};
 
 /// The fold, and what it has changed since the last flush.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Changes {
     pub games: BTreeMap<GameId, GameRow>,
     /// None: nobody watches it now.
     pub assignments: BTreeMap<GameId, Option<AssignmentRow>>,
-    pub services: BTreeMap<ServiceKey, ServiceRow>,
+    pub services: BTreeMap<ServiceKey, (ServiceRow, Option<BreakerRow>)>,
     /// Assignments that began in this batch, with whatever else befell them in it.
     pub begun: BTreeMap<(GameId, u64), HistoryRow>,
     /// What befell assignments that began before this batch.
@@ -77,8 +77,7 @@ impl ControlFold {
         let mut changes = std::mem::take(&mut self.changes);
         for key in std::mem::take(&mut self.services) {
             if let Some(service) = self.state.services.get(&key) {
-                let row = ServiceRow::of(&key, service);
-                changes.services.insert(key, row);
+                changes.note_service(&key, service);
             }
         }
         for id in std::mem::take(&mut self.games) {
@@ -94,6 +93,11 @@ impl ControlFold {
             // Its last row is written now or never.
             if self.games.remove(&id) {
                 self.changes.note(&id, &game);
+            }
+        }
+        for (key, service) in touched.forgotten_services {
+            if self.services.remove(&key) {
+                self.changes.note_service(&key, &service);
             }
         }
         self.services.extend(touched.service);
@@ -141,6 +145,11 @@ impl Changes {
         self.assignments.insert(id.clone(), row);
     }
 
+    fn note_service(&mut self, key: &ServiceKey, service: &Service) {
+        let rows = (ServiceRow::of(key, service), BreakerRow::of(key, service));
+        self.services.insert(key.clone(), rows);
+    }
+
     fn befall(&mut self, id: &GameId, epoch: u64, row: impl FnOnce(&mut HistoryRow), later: impl FnOnce(&mut Later)) {
         let key = (id.clone(), epoch);
         match self.begun.get_mut(&key) {
@@ -156,7 +165,8 @@ impl Changes {
         self.write_assignments(tx).await?;
         self.write_begun(tx).await?;
         self.write_later(tx).await?;
-        self.write_services(tx).await
+        self.write_services(tx).await?;
+        self.write_breakers(tx).await
     }
 
     async fn write_games(&self, tx: &mut Transaction<'_, Postgres>) -> Result<(), sqlx::Error> {
@@ -165,15 +175,16 @@ impl Changes {
         }
         let rows: Vec<&GameRow> = self.games.values().collect();
         let sql = "INSERT INTO arbees.games AS g (game_id, league, event_id, home_team, away_team, starts_at, phase,
-                       phase_since_at, status, markets, queued_since_at, sequence)
-                   SELECT a, b, c, d, e, f, h, i, j, k::jsonb, l, m
+                       phase_since_at, status, markets, queued_since_at, sequence, pinned_to)
+                   SELECT a, b, c, d, e, f, h, i, j, k::jsonb, l, m, n
                    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                       $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[], $12::bigint[])
-                       AS t (a, b, c, d, e, f, h, i, j, k, l, m)
+                       $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[], $12::bigint[], $13::text[])
+                       AS t (a, b, c, d, e, f, h, i, j, k, l, m, n)
                    ON CONFLICT (game_id) DO UPDATE SET home_team = excluded.home_team, away_team = excluded.away_team,
                        starts_at = excluded.starts_at, phase = excluded.phase, phase_since_at = excluded.phase_since_at,
                        status = excluded.status, markets = excluded.markets,
-                       queued_since_at = excluded.queued_since_at, sequence = excluded.sequence
+                       queued_since_at = excluded.queued_since_at, sequence = excluded.sequence,
+                       pinned_to = excluded.pinned_to
                    WHERE g.sequence < excluded.sequence";
         sqlx::query(sql)
             .bind(column(&rows, |r| r.game_id.as_str()))
@@ -188,6 +199,7 @@ impl Changes {
             .bind(column(&rows, |r| r.markets.to_string()))
             .bind(column(&rows, |r| r.queued_since_at))
             .bind(column(&rows, |r| r.sequence))
+            .bind(column(&rows, |r| r.pinned_to.as_deref()))
             .execute(&mut **tx)
             .await
             .map(drop)
@@ -229,7 +241,7 @@ impl Changes {
         let rows: Vec<&HistoryRow> = self.begun.values().collect();
         let sql = "INSERT INTO arbees.assignment_history (game_id, epoch, shard_id, assigned_at, cause, rule, candidates,
                        rejections, confirmed_at, ended_at, end_cause)
-                   SELECT a, b, c, d, e, f, g::jsonb, h::jsonb, i, j, k
+                   SELECT a, b, c, d, e, f, g::json, h::json, i, j, k
                    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
                        $8::text[], $9::timestamptz[], $10::timestamptz[], $11::text[])
                        AS t (a, b, c, d, e, f, g, h, i, j, k)
@@ -276,15 +288,18 @@ impl Changes {
         if self.services.is_empty() {
             return Ok(());
         }
-        let rows: Vec<&ServiceRow> = self.services.values().collect();
+        let rows: Vec<&ServiceRow> = self.services.values().map(|(row, _)| row).collect();
         let sql = "INSERT INTO arbees.services AS s (kind, instance, process_id, started_at, version, shard_type, max_games,
-                       on_log, registered_at, restarts, sequence)
+                       on_log, registered_at, restarts, sequence, status, status_since_at, failed_checks, drain)
                    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[],
-                       $7::integer[], $8::boolean[], $9::timestamptz[], $10::integer[], $11::bigint[])
+                       $7::integer[], $8::boolean[], $9::timestamptz[], $10::integer[], $11::bigint[], $12::text[],
+                       $13::timestamptz[], $14::text[], $15::text[])
                    ON CONFLICT (kind, instance) DO UPDATE SET process_id = excluded.process_id,
                        started_at = excluded.started_at, version = excluded.version, shard_type = excluded.shard_type,
                        max_games = excluded.max_games, on_log = excluded.on_log,
-                       registered_at = excluded.registered_at, restarts = excluded.restarts, sequence = excluded.sequence
+                       registered_at = excluded.registered_at, restarts = excluded.restarts, sequence = excluded.sequence,
+                       status = excluded.status, status_since_at = excluded.status_since_at,
+                       failed_checks = excluded.failed_checks, drain = excluded.drain
                    WHERE s.sequence < excluded.sequence";
         sqlx::query(sql)
             .bind(column(&rows, |r| r.kind.as_str()))
@@ -297,6 +312,32 @@ impl Changes {
             .bind(column(&rows, |r| r.on_log))
             .bind(column(&rows, |r| r.registered_at))
             .bind(column(&rows, |r| r.restarts))
+            .bind(column(&rows, |r| r.sequence))
+            .bind(column(&rows, |r| r.status.as_str()))
+            .bind(column(&rows, |r| r.status_since_at))
+            .bind(column(&rows, |r| r.failed_checks.as_str()))
+            .bind(column(&rows, |r| r.drain.as_str()))
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+
+    async fn write_breakers(&self, tx: &mut Transaction<'_, Postgres>) -> Result<(), sqlx::Error> {
+        let rows: Vec<&BreakerRow> = self.services.values().filter_map(|(_, row)| row.as_ref()).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let sql = "INSERT INTO arbees.circuit_breakers AS b (shard_id, state, failures, successes, opened_at, sequence)
+                   SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::timestamptz[], $6::bigint[])
+                   ON CONFLICT (shard_id) DO UPDATE SET state = excluded.state, failures = excluded.failures,
+                       successes = excluded.successes, opened_at = excluded.opened_at, sequence = excluded.sequence
+                   WHERE b.sequence < excluded.sequence";
+        sqlx::query(sql)
+            .bind(column(&rows, |r| r.shard_id.as_str()))
+            .bind(column(&rows, |r| r.state.as_str()))
+            .bind(column(&rows, |r| r.failures))
+            .bind(column(&rows, |r| r.successes))
+            .bind(column(&rows, |r| r.opened_at))
             .bind(column(&rows, |r| r.sequence))
             .execute(&mut **tx)
             .await

@@ -1,11 +1,14 @@
 //! GAME_STATES into `game_states`.
 
-use arbees_core::log::Stored;
-use arbees_proto::Payload;
-use chrono::{DateTime, Utc};
-use sqlx::{Postgres, Transaction};
+use std::collections::BTreeSet;
 
-use crate::checkpoint::signed;
+use arbees_core::log::Stored;
+use arbees_fleet::EpochGate;
+use arbees_proto::{Epoch, GameId, Payload};
+use chrono::{DateTime, Utc};
+use sqlx::{Postgres, Row as _, Transaction};
+
+use crate::checkpoint::{signed, unsigned};
 use crate::letters::{self, DeadLetter};
 use crate::rows::{clean, time};
 
@@ -37,6 +40,7 @@ impl StateRow {
     pub fn of(stored: &Stored) -> Result<Self, String> {
         let event = stored.event().map_err(|e| e.to_string())?;
         let Some(Payload::GameStateChanged(s)) = event.payload else { return Err("no game state".to_owned()) };
+        let _: GameId = s.game.parse().map_err(|e| format!("{e}"))?;
         let number = |n: Option<u32>| n.and_then(|n| i32::try_from(n).ok());
         Ok(Self {
             sequence: signed(stored.sequence),
@@ -58,6 +62,37 @@ impl StateRow {
     }
 }
 
+/// The rows that pass, in the stream's order: what an old owner said after a newer one had spoken has no effect.
+pub fn admitted(rows: Vec<StateRow>, gate: &mut EpochGate) -> Vec<StateRow> {
+    let passes = |row: &StateRow, gate: &mut EpochGate| {
+        let id: Result<GameId, _> = row.game_id.parse();
+        id.is_ok_and(|id| gate.admit(&id, Epoch(unsigned(row.epoch))))
+    };
+    rows.into_iter().filter(|row| passes(row, gate)).collect()
+}
+
+/// The gate as the rows written so far have left it, for these games.
+async fn load_gate(tx: &mut Transaction<'_, Postgres>, rows: &[StateRow]) -> Result<EpochGate, sqlx::Error> {
+    let games: BTreeSet<&str> = rows.iter().map(|r| r.game_id.as_str()).collect();
+    let games: Vec<&str> = games.into_iter().collect();
+    let sql = "SELECT game_id, epoch FROM arbees.game_epochs WHERE game_id = ANY($1)";
+    let known = sqlx::query(sql).bind(games).fetch_all(&mut **tx).await?;
+    let pair = |r: &sqlx::postgres::PgRow| {
+        let id: GameId = r.get::<&str, _>(0).parse().ok()?;
+        Some((id, Epoch(unsigned(r.get(1)))))
+    };
+    Ok(EpochGate::new(known.iter().filter_map(pair).collect()))
+}
+
+async fn keep_gate(tx: &mut Transaction<'_, Postgres>, gate: &EpochGate) -> Result<(), sqlx::Error> {
+    let (games, epochs, dropped): (Vec<_>, Vec<_>, Vec<_>) =
+        gate.all().map(|(id, epoch, dropped)| (id.to_string(), signed(epoch.0), signed(dropped))).collect();
+    let sql = "INSERT INTO arbees.game_epochs AS g (game_id, epoch, dropped)
+               SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+               ON CONFLICT (game_id) DO UPDATE SET epoch = excluded.epoch, dropped = g.dropped + excluded.dropped";
+    sqlx::query(sql).bind(games).bind(epochs).bind(dropped).execute(&mut **tx).await.map(drop)
+}
+
 /// Writes the states among `messages`.
 pub async fn write(tx: &mut Transaction<'_, Postgres>, messages: &[Stored]) -> Result<(), sqlx::Error> {
     let mut rows: Vec<StateRow> = Vec::new();
@@ -68,6 +103,12 @@ pub async fn write(tx: &mut Transaction<'_, Postgres>, messages: &[Stored]) -> R
             Err(error) => dead.push((stored.clone(), error)),
         }
     }
+    let mut gate = load_gate(tx, &rows).await?;
+    let rows = admitted(rows, &mut gate);
+    if gate.dropped() > 0 {
+        tracing::warn!(dropped = gate.dropped(), "states told under an older epoch than the newest were dropped");
+    }
+    keep_gate(tx, &gate).await?;
     letters::bury(tx, arbees_core::log::GAME_STATES, &dead).await?;
     if rows.is_empty() {
         return Ok(());

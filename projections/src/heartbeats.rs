@@ -21,6 +21,8 @@ pub async fn write(tx: &mut Transaction<'_, Postgres>, messages: &[Stored]) -> R
                 (Some(Payload::Heartbeat(beat)), at) => {
                     latest.insert(stored.subject.clone(), (stored.sequence, at, beat.clone()));
                 }
+                // The leader's word on a heartbeat subject: what came of it is in CONTROL.
+                (Some(Payload::Fence(_)), _) => {}
                 _ => dead.push((stored.clone(), "no heartbeat".to_owned())),
             },
             Err(error) => dead.push((stored.clone(), error.to_string())),

@@ -66,7 +66,8 @@ pub struct ServiceLine {
 
 /// Services, or only those of one kind.
 pub async fn services(pool: &PgPool, kind: Option<&str>) -> Result<Vec<ServiceLine>, sqlx::Error> {
-    let sql = "SELECT coalesce(s.kind, h.kind), coalesce(s.instance, h.instance), h.status, h.beat_at,
+    let sql =
+        "SELECT coalesce(s.kind, h.kind), coalesce(s.instance, h.instance), coalesce(s.status, h.status), h.beat_at,
                    extract(epoch FROM now() - h.beat_at)::double precision,
                    (SELECT count(*) FROM arbees.assignments a WHERE a.shard_id = s.instance AND s.kind = 'shard'),
                    s.max_games, coalesce(s.on_log, true), s.version, s.restarts

@@ -1,7 +1,7 @@
 //! The rows that the fold of CONTROL comes to: written by the projector, expected by `verify`.
 
-use arbees_fleet::state::{Game, Owner, Service, ServiceKey};
-use arbees_proto::{GameId, v1};
+use arbees_fleet::state::{Circuit, Game, Owner, Service, ServiceKey};
+use arbees_proto::{GameId, ServiceKind, v1};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
@@ -36,6 +36,7 @@ pub struct GameRow {
     pub status: String,
     pub markets: serde_json::Value,
     pub queued_since_at: Option<DateTime<Utc>>,
+    pub pinned_to: Option<String>,
     pub sequence: i64,
 }
 
@@ -56,6 +57,7 @@ impl GameRow {
             status: clean(&game.status),
             markets: markets(game.info.markets.as_ref()),
             queued_since_at: game.queued_since_us.map(time),
+            pinned_to: game.pin.as_ref().map(ToString::to_string),
             sequence: signed(game.last_sequence),
         }
     }
@@ -145,6 +147,10 @@ pub struct ServiceRow {
     pub on_log: bool,
     pub registered_at: DateTime<Utc>,
     pub restarts: i32,
+    pub status: String,
+    pub status_since_at: DateTime<Utc>,
+    pub failed_checks: String,
+    pub drain: String,
     pub sequence: i64,
 }
 
@@ -164,7 +170,39 @@ impl ServiceRow {
             on_log: info.on_log,
             registered_at: time(service.registered_at_us),
             restarts: i32::try_from(service.restarts).unwrap_or(i32::MAX),
+            status: service.status.as_str().to_owned(),
+            status_since_at: time(service.status_since_us),
+            failed_checks: clean(&service.failed_checks.join(",")),
+            drain: service.drain.as_str().to_owned(),
             sequence: signed(service.last_sequence),
         }
+    }
+}
+
+/// A row of `circuit_breakers`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerRow {
+    pub shard_id: String,
+    pub state: String,
+    pub failures: i32,
+    pub successes: i32,
+    pub opened_at: Option<DateTime<Utc>>,
+    pub sequence: i64,
+}
+
+impl BreakerRow {
+    /// The row of the breaker of `service`; none when it is no shard.
+    #[must_use]
+    pub fn of(key: &ServiceKey, service: &Service) -> Option<Self> {
+        let breaker = service.breaker;
+        let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        (key.kind == ServiceKind::Shard).then(|| Self {
+            shard_id: clean(key.instance.as_str()),
+            state: breaker.circuit.as_str().to_owned(),
+            failures: count(breaker.failures),
+            successes: count(breaker.successes),
+            opened_at: (breaker.circuit != Circuit::Closed).then(|| time(breaker.opened_at_us)),
+            sequence: signed(service.last_sequence),
+        })
     }
 }

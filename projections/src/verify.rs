@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 
 use arbees_core::log::{CONTROL, GAME_STATES, Log, ReadError};
-use arbees_fleet::State;
+use arbees_fleet::{EpochGate, State};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row as _};
 
 use crate::checkpoint::unsigned;
 use crate::control::ControlFold;
-use crate::game_states::StateRow;
-use crate::rows::{AssignmentRow, GameRow, HistoryRow, ServiceRow, clean};
+use crate::game_states::{self, StateRow};
+use crate::rows::{AssignmentRow, BreakerRow, GameRow, HistoryRow, ServiceRow, clean};
 
 /// Differences that are listed; all are counted.
 const LISTED: usize = 20;
@@ -85,6 +85,7 @@ struct Tables {
     assignments: Vec<(String, AssignmentRow)>,
     history: Vec<(String, HistoryRow)>,
     services: Vec<(String, ServiceRow)>,
+    breakers: Vec<(String, BreakerRow)>,
     archive: Vec<(String, ArchiveRow)>,
     dead_letters: Vec<(String, String)>,
     game_states: Vec<(String, StateRow)>,
@@ -125,7 +126,10 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
     report.compare("assignments", assignments.collect(), tables.assignments);
     let history = changes.begun.into_iter().map(|((id, epoch), row)| (format!("{id}@{epoch}"), row));
     report.compare("assignment_history", history.collect(), tables.history);
-    report.compare("services", keyed(changes.services), tables.services);
+    let services = changes.services.iter().map(|(key, (row, _))| (key.to_string(), row.clone())).collect();
+    report.compare("services", services, tables.services);
+    let breakers = changes.services.into_values().filter_map(|(_, row)| row);
+    report.compare("circuit_breakers", breakers.map(|r| (r.shard_id.clone(), r)).collect(), tables.breakers);
     report.compare("event_archive", archive, tables.archive);
     let mut states = expected_states(log, tables.states).await?;
     // What the stream has let go of meanwhile cannot be compared.
@@ -141,14 +145,13 @@ fn keyed<K: ToString, R>(rows: BTreeMap<K, R>) -> BTreeMap<String, R> {
 }
 
 async fn expected_states(log: &Log, last: u64) -> Result<BTreeMap<String, StateRow>, ReadError> {
-    let mut rows = BTreeMap::new();
+    let mut rows = Vec::new();
     let mut reader = log.read(GAME_STATES, Vec::new(), 1, last).await?;
     while let Some(stored) = reader.next().await? {
-        if let Ok(row) = StateRow::of(&stored) {
-            rows.insert(stored.sequence.to_string(), row);
-        }
+        rows.extend(StateRow::of(&stored));
     }
-    Ok(rows)
+    let rows = game_states::admitted(rows, &mut EpochGate::default());
+    Ok(rows.into_iter().map(|row| (row.sequence.to_string(), row)).collect())
 }
 
 async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
@@ -172,6 +175,7 @@ async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
             (format!("{}/{}", row.kind, row.instance), row)
         })
         .await?,
+        breakers: read(&mut tx, BREAKERS, |r| (r.get(0), breaker_row(r))).await?,
         archive: read(&mut tx, ARCHIVE, |r| (r.get::<i64, _>(0).to_string(), (r.get(1), r.get(2), r.get(3)))).await?,
         dead_letters: read(&mut tx, DEAD, |r| (r.get::<i64, _>(0).to_string(), r.get(1))).await?,
         game_states: read(&mut tx, STATES, |r| {
@@ -186,14 +190,15 @@ async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
 
 const GAMES: &str =
     "SELECT game_id, league, event_id, home_team, away_team, starts_at, phase, phase_since_at, status, markets,
-    queued_since_at, sequence FROM arbees.games";
+    queued_since_at, pinned_to, sequence FROM arbees.games";
 const ASSIGNMENTS: &str =
     "SELECT game_id, shard_id, epoch, assigned_at, confirmed_at, sequence FROM arbees.assignments";
 const HISTORY: &str = "SELECT game_id, epoch, shard_id, assigned_at, cause, rule, candidates, rejections, confirmed_at,
     ended_at, end_cause FROM arbees.assignment_history";
 const SERVICES: &str =
     "SELECT kind, instance, process_id, started_at, version, shard_type, max_games, on_log, registered_at,
-    restarts, sequence FROM arbees.services";
+    restarts, status, status_since_at, failed_checks, drain, sequence FROM arbees.services";
+const BREAKERS: &str = "SELECT shard_id, state, failures, successes, opened_at, sequence FROM arbees.circuit_breakers";
 const ARCHIVE: &str =
     "SELECT sequence, subject, event_type, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
 const DEAD: &str = "SELECT sequence, error FROM arbees.dead_letters WHERE stream = 'CONTROL'";
@@ -222,7 +227,8 @@ fn game_row(r: &PgRow) -> GameRow {
         status: r.get(8),
         markets: r.get(9),
         queued_since_at: r.get(10),
-        sequence: r.get(11),
+        pinned_to: r.get(11),
+        sequence: r.get(12),
     }
 }
 
@@ -265,7 +271,22 @@ fn service_row(r: &PgRow) -> ServiceRow {
         on_log: r.get(7),
         registered_at: r.get(8),
         restarts: r.get(9),
-        sequence: r.get(10),
+        status: r.get(10),
+        status_since_at: r.get(11),
+        failed_checks: r.get(12),
+        drain: r.get(13),
+        sequence: r.get(14),
+    }
+}
+
+fn breaker_row(r: &PgRow) -> BreakerRow {
+    BreakerRow {
+        shard_id: r.get(0),
+        state: r.get(1),
+        failures: r.get(2),
+        successes: r.get(3),
+        opened_at: r.get(4),
+        sequence: r.get(5),
     }
 }
 

@@ -97,6 +97,30 @@ impl Names {
         format!("{}.heartbeat.{kind}.{}", self.root, escape(instance))
     }
 
+    /// Where the instance is asked whether it is there.
+    #[must_use]
+    pub fn probe(&self, kind: ServiceKind, instance: &str) -> String {
+        format!("{}.probe.{kind}.{}", self.root, escape(instance))
+    }
+
+    /// Where the leader takes what operators ask for.
+    #[must_use]
+    pub fn operator(&self) -> String {
+        format!("{}.operator", self.root)
+    }
+
+    /// Where alerts of `kind` go.
+    #[must_use]
+    pub fn alert(&self, kind: &str) -> String {
+        format!("{}.alert.{}", self.root, escape(kind))
+    }
+
+    /// The heartbeats of all instances of a kind.
+    #[must_use]
+    pub fn heartbeats_of(&self, kind: ServiceKind) -> String {
+        format!("{}.heartbeat.{kind}.*", self.root)
+    }
+
     /// Where the states of `game` go.
     #[must_use]
     pub fn game_state(&self, game: &GameId) -> String {
@@ -118,9 +142,8 @@ impl Names {
         let assignment = |id: &str, from: &str, to: &str| {
             Some(format!("{root}.control.assignment.{}.{}.{}", escape(id), escape(from), escape(to)))
         };
-        let service = |s: Option<&crate::v1::Service>| {
-            s.map(|s| format!("{root}.control.service.{}.{}", escape(&s.kind), escape(&s.instance)))
-        };
+        let instance = |kind: &str, id: &str| Some(format!("{root}.control.service.{}.{}", escape(kind), escape(id)));
+        let service = |s: Option<&crate::v1::Service>| s.and_then(|s| instance(&s.kind, &s.instance));
         match payload {
             Payload::LeaderElected(_) => Some(format!("{root}.control.leader")),
             Payload::GameDiscovered(e) => e.game.as_ref().and_then(|g| game(&g.id)),
@@ -138,10 +161,32 @@ impl Names {
             Payload::AssignmentAmended(e) => e.game.as_ref().and_then(|g| assignment(&g.id, &e.shard, &e.shard)),
             Payload::ServiceRegistered(e) => service(e.service.as_ref()),
             Payload::ServiceRestarted(e) => service(e.service.as_ref()),
-            Payload::Heartbeat(_) | Payload::GameStateChanged(_) => None,
+            Payload::GamePinned(e) => game(&e.game),
+            Payload::GameUnpinned(e) => game(&e.game),
+            Payload::GameReassigned(e) => e.game.as_ref().and_then(|g| assignment(&g.id, &e.from, &e.shard)),
+            Payload::ServiceStatusChanged(e) => instance(&e.kind, &e.instance),
+            Payload::ServiceLost(e) => instance(&e.kind, &e.instance),
+            Payload::ServiceRecovered(e) => instance(&e.kind, &e.instance),
+            Payload::ResyncCompleted(e) => instance(&e.kind, &e.instance),
+            Payload::AssignmentFailed(e) => instance(SHARD, &e.shard),
+            Payload::CircuitOpened(e) => instance(SHARD, &e.shard),
+            Payload::CircuitHalfOpened(e) => instance(SHARD, &e.shard),
+            Payload::CircuitClosed(e) => instance(SHARD, &e.shard),
+            Payload::DrainStarted(e) => instance(SHARD, &e.shard),
+            Payload::DrainCompleted(e) => instance(SHARD, &e.shard),
+            Payload::DrainCanceled(e) => instance(SHARD, &e.shard),
+            Payload::OperatorVerb(e) => Some(format!("{root}.control.operator.{}", escape(&e.verb))),
+            Payload::BrakeEngaged(_)
+            | Payload::BrakeReleased(_)
+            | Payload::MovesPaused(_)
+            | Payload::MovesResumed(_)
+            | Payload::ShadowMode(_) => Some(format!("{root}.control.fleet")),
+            Payload::Heartbeat(_) | Payload::Fence(_) | Payload::GameStateChanged(_) | Payload::AlertRaised(_) => None,
         }
     }
 }
+
+const SHARD: &str = ServiceKind::Shard.as_str();
 
 /// The name of an event's type, as it stands in the header `Arbees-Type`.
 #[must_use]
@@ -163,6 +208,28 @@ pub const fn type_name(payload: &Payload) -> &'static str {
         Payload::AssignmentAmended(_) => "AssignmentAmended",
         Payload::ServiceRegistered(_) => "ServiceRegistered",
         Payload::ServiceRestarted(_) => "ServiceRestarted",
+        Payload::GamePinned(_) => "GamePinned",
+        Payload::GameUnpinned(_) => "GameUnpinned",
+        Payload::GameReassigned(_) => "GameReassigned",
+        Payload::ServiceStatusChanged(_) => "ServiceStatusChanged",
+        Payload::ServiceLost(_) => "ServiceLost",
+        Payload::ServiceRecovered(_) => "ServiceRecovered",
+        Payload::AssignmentFailed(_) => "AssignmentFailed",
+        Payload::ResyncCompleted(_) => "ResyncCompleted",
+        Payload::CircuitOpened(_) => "CircuitOpened",
+        Payload::CircuitHalfOpened(_) => "CircuitHalfOpened",
+        Payload::CircuitClosed(_) => "CircuitClosed",
+        Payload::DrainStarted(_) => "DrainStarted",
+        Payload::DrainCompleted(_) => "DrainCompleted",
+        Payload::DrainCanceled(_) => "DrainCanceled",
+        Payload::OperatorVerb(_) => "OperatorVerb",
+        Payload::BrakeEngaged(_) => "BrakeEngaged",
+        Payload::BrakeReleased(_) => "BrakeReleased",
+        Payload::MovesPaused(_) => "MovesPaused",
+        Payload::MovesResumed(_) => "MovesResumed",
+        Payload::ShadowMode(_) => "ShadowMode",
+        Payload::Fence(_) => "Fence",
+        Payload::AlertRaised(_) => "AlertRaised",
         Payload::Heartbeat(_) => "Heartbeat",
         Payload::GameStateChanged(_) => "GameStateChanged",
     }

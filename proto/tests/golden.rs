@@ -50,6 +50,7 @@ fn payloads() -> Vec<Payload> {
         metrics: vec![v1::Metric { name: "games_monitoring".into(), value: 1.0 }],
         head: Some(v1::LogHead { sequence: 7, hash: vec![1; 32] }),
         rejected: vec![v1::Watched { game: "nfl-1".into(), epoch: 3 }],
+        effects_through: 0,
     };
     let state = v1::GameStateChanged {
         game: id(),
@@ -89,6 +90,76 @@ fn payloads() -> Vec<Payload> {
         }),
         Payload::Heartbeat(heartbeat),
         Payload::GameStateChanged(state),
+    ]
+    .into_iter()
+    .chain(control_plane())
+    .collect()
+}
+
+/// What decides about health, moves and operators.
+fn control_plane() -> Vec<Payload> {
+    let id = || "mlb-401695787".to_owned();
+    let (kind, shard) = (|| "shard".to_owned(), || "shard_01".to_owned());
+    let (operator, epoch) = (|| "ann".to_owned(), (1 << 40) + 7);
+    vec![
+        Payload::GameReassigned(v1::GameReassigned {
+            game: Some(game()),
+            from: shard(),
+            from_epoch: epoch,
+            shard: "shard_02".into(),
+        }),
+        Payload::GamePinned(v1::GamePinned { game: id(), shard: shard() }),
+        Payload::GameUnpinned(v1::GameUnpinned { game: id() }),
+        Payload::ServiceStatusChanged(v1::ServiceStatusChanged {
+            kind: kind(),
+            instance: shard(),
+            from: "healthy".into(),
+            to: "degraded".into(),
+            failed_checks: vec!["redis_ok".into()],
+        }),
+        Payload::ServiceLost(v1::ServiceLost {
+            kind: kind(),
+            instance: shard(),
+            process: "b2f0".into(),
+            silent_us: 2_250_000,
+            heartbeat_sequence: 9,
+            fence_sequence: 10,
+            games: vec![id()],
+            last_heartbeat_us: AT,
+        }),
+        Payload::ServiceRecovered(v1::ServiceRecovered {
+            kind: kind(),
+            instance: shard(),
+            from: "dead".into(),
+            unwell_us: 7,
+        }),
+        Payload::AssignmentFailed(v1::AssignmentFailed { shard: shard(), game: id(), epoch, failures: 2 }),
+        Payload::ResyncCompleted(v1::ResyncCompleted { kind: kind(), instance: shard(), games: 3, duration_us: 4 }),
+        Payload::CircuitOpened(v1::CircuitOpened { shard: shard(), reason: "not taken up".into(), failures: 3 }),
+        Payload::CircuitHalfOpened(v1::CircuitHalfOpened { shard: shard() }),
+        Payload::CircuitClosed(v1::CircuitClosed { shard: shard(), was_open_us: 5 }),
+        Payload::DrainStarted(v1::DrainStarted { shard: shard(), operator: operator() }),
+        Payload::DrainCompleted(v1::DrainCompleted { shard: shard() }),
+        Payload::DrainCanceled(v1::DrainCanceled { shard: shard(), operator: operator() }),
+        Payload::OperatorVerb(v1::OperatorVerb {
+            verb: "move".into(),
+            operator: operator(),
+            game: id(),
+            shard: shard(),
+            basis: 6,
+        }),
+        Payload::BrakeEngaged(v1::BrakeEngaged { kind: kind(), silent: vec![shard()], of: 3 }),
+        Payload::BrakeReleased(v1::BrakeReleased { kind: kind(), engaged_us: 8 }),
+        Payload::MovesPaused(v1::MovesPaused { operator: operator() }),
+        Payload::MovesResumed(v1::MovesResumed { operator: operator() }),
+        Payload::ShadowMode(v1::ShadowMode { on: true }),
+        Payload::Fence(v1::Fence { kind: kind(), instance: shard(), heartbeat_sequence: 9, term: 4 }),
+        Payload::AlertRaised(v1::AlertRaised {
+            kind: "shard_lost".into(),
+            incident: "shard_lost:shard_01".into(),
+            severity: "critical".into(),
+            summary: "shard shard_01 lost".into(),
+        }),
     ]
 }
 

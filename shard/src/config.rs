@@ -25,6 +25,8 @@ pub struct Config {
     pub poll_every: Duration,
     /// `LOG_HEARTBEAT_MS`.
     pub log_beat_every: Duration,
+    /// `LEASE_TTL_MS`.
+    pub lease_ttl: Duration,
     /// `HEARTBEAT_INTERVAL_SECS`.
     pub redis_beat_every: Duration,
 }
@@ -57,6 +59,7 @@ impl Config {
             max_games,
             poll_every,
             log_beat_every: Duration::from_millis(beat_ms),
+            lease_ttl: Duration::from_millis(ttl_ms),
             redis_beat_every,
         })
     }

@@ -1,6 +1,7 @@
 //! `arbees-shard`: watches the games that the log gives to it, and tells what it sees.
 
 mod beat;
+mod claim;
 mod config;
 mod publish;
 mod shard;
@@ -24,6 +25,5 @@ async fn run() -> Result<(), Exit> {
     let Some(log) = start::log("arbees-shard", &config.log, &health, &stop).await? else { return Ok(()) };
     let bus = Bus::open(&config.redis_url).map_err(|e| Exit::Failed(e.to_string()))?;
     let espn = Espn::new(&config.espn_url).map_err(|e| Exit::Failed(e.to_string()))?;
-    shard::run(config, log, bus, espn, &health, &stop).await;
-    Ok(())
+    shard::run(config, log, bus, espn, &health, &stop).await
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use arbees_core::bus::{Bus, contract};
 use arbees_core::log::{GAME_STATES, Log};
 use arbees_core::retry::Policy;
-use arbees_core::time::now_us;
-use arbees_proto::{EventId, GameId, Payload, envelope, v1};
+use arbees_core::time::{now_us, steady_us};
+use arbees_proto::{Epoch, EventId, GameId, Payload, envelope, v1};
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// States that may wait for the log. When it is full the watcher keeps the newest state of each game and offers it again.
@@ -28,17 +28,34 @@ pub struct Told {
     pub state: v1::GameStateChanged,
 }
 
+/// What may be told: looked at right before each sending, by a clock that no pause stops.
+#[derive(Clone, Debug, Default)]
+pub struct Permit {
+    /// Until when, by the steady clock; none: not now.
+    pub until_us: Option<i64>,
+    /// The epochs under which games are watched.
+    pub epochs: BTreeMap<GameId, Epoch>,
+}
+
+impl Permit {
+    fn allows(&self, told: &Told) -> bool {
+        self.until_us.is_some_and(|until| steady_us() < until)
+            && self.epochs.get(&told.game).is_some_and(|epoch| epoch.0 == told.state.epoch)
+    }
+}
+
 /// Tells states in their order until the channel closes.
 pub async fn run(
     mut states: mpsc::Receiver<Told>,
     log: Log,
     bus: Bus,
     producer: v1::Producer,
+    permit: watch::Receiver<Permit>,
     stop: CancellationToken,
 ) {
     let (tell, to_redis) = mpsc::channel(REDIS_CAPACITY);
     let telling = tokio::spawn(tell_redis(to_redis, bus));
-    publish(&mut states, &log, &tell, &producer, &stop).await;
+    publish(&mut states, &log, &tell, &producer, &permit, &stop).await;
     drop(tell);
     // The last ones are worth a moment, but nobody waits for a Redis that is away.
     let _ = tokio::time::timeout(REDIS_PATIENCE, telling).await;
@@ -49,36 +66,49 @@ async fn publish(
     log: &Log,
     tell: &mpsc::Sender<(String, String)>,
     producer: &v1::Producer,
+    permit: &watch::Receiver<Permit>,
     stop: &CancellationToken,
 ) {
     // The message id of the last state told of each game: at first the one that the stream holds.
     let mut last: BTreeMap<GameId, String> = BTreeMap::new();
-    while let Some(Told { game, state }) = states.recv().await {
-        let subject = log.names().game_state(&game);
-        let before = match last.remove(&game) {
+    while let Some(told) = states.recv().await {
+        let is_allowed = || permit.borrow().allows(&told);
+        if !is_allowed() {
+            continue;
+        }
+        let Told { game, state } = &told;
+        let subject = log.names().game_state(game);
+        let before = match last.remove(game) {
             Some(id) => id,
             None => match last_told(log, &subject, stop).await {
                 Some(id) => id,
                 None => return,
             },
         };
-        let Some(id) = message_id(&state, &before) else {
-            last.insert(game, before);
+        let Some(id) = message_id(state, &before) else {
+            last.insert(game.clone(), before);
             continue;
         };
         let now = now_us();
-        let event = compose(producer, &state, &id, now);
+        let event = compose(producer, state, &id, now);
         let mut delays = Policy::patient().delays();
         while let Err(error) = log.publish(subject.clone(), &event, &id).await {
             tracing::debug!(%game, %error, "state not acknowledged, sending it again");
             if !delays.wait(stop).await {
                 return;
             }
+            if !is_allowed() {
+                break;
+            }
         }
-        let told = contract::game_state(&state, &game, now).to_string();
+        if !is_allowed() {
+            // Perhaps stored, perhaps not: the stream is asked before the next one.
+            continue;
+        }
+        let told = contract::game_state(state, game, now).to_string();
         // A full queue is a Redis that is away: who misses this one gets the next, and all of them are in the log.
-        let _ = tell.try_send((contract::state_channel(&game), told));
-        last.insert(game, id);
+        let _ = tell.try_send((contract::state_channel(game), told));
+        last.insert(game.clone(), id);
     }
 }
 

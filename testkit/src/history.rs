@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use arbees_fleet::decide::Medium;
+use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::{Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::subject::Names;
 use arbees_proto::{GameId, Payload, Sealed, v1};
@@ -23,6 +23,7 @@ pub struct History {
     shards: usize,
     max_games: u32,
     round: usize,
+    beats: u64,
     inputs: VecDeque<Input>,
 }
 
@@ -31,9 +32,9 @@ impl History {
     #[must_use]
     pub fn new(shards: usize, max_games: u32) -> Self {
         let me = v1::Producer { service: "orchestrator".into(), instance: "o".into(), process: "p".into() };
-        let mut fleet = Fleet::new(State::default(), Settings::default(), Names::new(""), me, BEGIN);
-        fleet.take_office(BEGIN, 0);
-        Self { fleet, now: BEGIN + 3 * SECOND, shards, max_games, round: 0, inputs: VecDeque::new() }
+        let mut fleet = Fleet::new(State::default(), Settings::default(), Names::new(""), me, at(BEGIN));
+        fleet.take_office(at(BEGIN), 0);
+        Self { fleet, now: BEGIN + 20 * SECOND, shards, max_games, round: 0, beats: 0, inputs: VecDeque::new() }
     }
 
     /// The state after everything handed out.
@@ -50,7 +51,7 @@ impl History {
                 return (self.fleet.state().head.sequence - events.len() as u64, events);
             }
             let input = self.next_input();
-            self.fleet.decide(self.now, input);
+            self.fleet.decide(at(self.now), input);
         }
     }
 
@@ -58,7 +59,7 @@ impl History {
     pub fn place(&mut self, games: usize) -> Vec<(u64, Vec<Sealed>)> {
         let mut turns = Vec::new();
         let mut take = |history: &mut Self, input| {
-            history.fleet.decide(history.now, input);
+            history.fleet.decide(at(history.now), input);
             let events = history.fleet.end_turn().events;
             if !events.is_empty() {
                 turns.push((history.fleet.state().head.sequence - events.len() as u64, events));
@@ -92,13 +93,15 @@ impl History {
         self.now += 1_200 * SECOND;
         // The next beats tell of what the slate before brought.
         for shard in 1..self.shards {
-            self.inputs.push_front(self.beat(shard));
+            let beat = self.beat(shard);
+            self.inputs.push_front(beat);
         }
         self.beat(0)
     }
 
     /// A beat of a shard that watches all it owns.
-    fn beat(&self, shard: usize) -> Input {
+    fn beat(&mut self, shard: usize) -> Input {
+        self.beats += 1;
         let name = shard_name(shard);
         let held = |(id, g): (&GameId, &arbees_fleet::state::Game)| {
             let owner = g.owner.as_ref().filter(|o| o.shard.as_str() == name)?;
@@ -122,8 +125,12 @@ impl History {
             ..v1::Heartbeat::default()
         };
         let event = v1::Event { payload: Some(Payload::Heartbeat(heartbeat)), ..v1::Event::default() };
-        Input::Beat(Box::new(event), Medium::Log)
+        Input::Beat(Box::new(event), Medium::Log { sequence: self.beats })
     }
+}
+
+const fn at(at: i64) -> Now {
+    Now { wall_us: at, steady_us: at }
 }
 
 /// The name of the shard `number`.

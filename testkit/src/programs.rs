@@ -205,21 +205,32 @@ impl Programs {
         self.find(name)?.process.stop(Signal::SIGTERM, STOP_LIMIT).await
     }
 
-    /// Stops all, the last started first; `say` is told of each.
+    /// Stops all: orchestrators first, so that nothing is moved about any more, then the others at once, the feed last. `say`
+    /// is told of each.
     ///
     /// # Errors
     /// With the names of those that had to be killed.
     pub async fn stop_all(&mut self, say: impl Fn(&str)) -> Result<()> {
+        let rank = |p: &Program| match p.process.name() {
+            name if name.starts_with("orchestrator") => 0,
+            "feed" => 2,
+            _ => 1,
+        };
         let mut failures = Vec::new();
-        while let Some(mut program) = self.running.pop() {
-            if program.process.ended().is_some() {
-                continue;
-            }
-            match program.process.stop(Signal::SIGTERM, STOP_LIMIT).await {
-                Ok(_) => say(&format!("{} stopped", program.process.name())),
-                Err(error) => {
-                    say(&format!("{error:#}"));
-                    failures.push(program.process.name().to_owned());
+        let mut running = std::mem::take(&mut self.running);
+        running.retain_mut(|p| p.process.ended().is_none());
+        for now in 0..=2 {
+            let stopping = running.iter_mut().filter(|p| rank(p) == now).map(|program| async move {
+                let result = program.process.stop(Signal::SIGTERM, STOP_LIMIT).await;
+                (program.process.name().to_owned(), result)
+            });
+            for (name, result) in futures::future::join_all(stopping).await {
+                match result {
+                    Ok(_) => say(&format!("{name} stopped")),
+                    Err(error) => {
+                        say(&format!("{error:#}"));
+                        failures.push(name);
+                    }
                 }
             }
         }

@@ -35,8 +35,13 @@ impl Children {
                 .map(|(name, value)| (name.to_owned(), value.clone()))
                 .into();
         if args.feed != Source::Live {
-            let ours =
-                [("ESPN_BASE_URL", self.feed_url.as_str()), ("DISCOVERY_INTERVAL_SECS", "1"), ("POLL_INTERVAL", "0.2")];
+            let ours = [
+                ("ESPN_BASE_URL", self.feed_url.as_str()),
+                ("DISCOVERY_INTERVAL_SECS", "1"),
+                ("POLL_INTERVAL", "0.2"),
+                // On the first day the leader waits this long for shards that beat on Redis only: here there are none.
+                ("HEARTBEAT_INTERVAL_SECS", "1"),
+            ];
             settings.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
         for (name, file) in [("projector", "arbees-projector"), ("orchestrator", "arbees-orchestrator")] {

@@ -1,5 +1,6 @@
 //! The main job, end to end, on real servers and real processes.
 
+mod faults;
 mod ground;
 mod plane;
 mod projector;

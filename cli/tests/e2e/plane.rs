@@ -72,6 +72,8 @@ impl Plane {
             ("ESPN_BASE_URL", &feed.url()),
             ("DISCOVERY_INTERVAL_SECS", "1"),
             ("POLL_INTERVAL", "0.2"),
+            // On the first day the leader waits for shards that beat on Redis only.
+            ("HEARTBEAT_INTERVAL_SECS", "1"),
         ]);
         let programs = Programs::new(&programs_folder(), &scratch.path().join("logs"), false);
         Self { nats, valkey, postgres, programs, settings, _feed: feed, log, scratch }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use arbees_core::log::CONTROL;
 use arbees_fleet::append::Outcome;
+use arbees_fleet::decide::Now;
 use arbees_fleet::{Fleet, SECOND, Settings};
 use arbees_proto::subject::Names;
 use arbees_proto::{Payload, Sealed, v1};
@@ -132,7 +133,7 @@ async fn a_strangers_message_goes_aside_and_stops_nothing() {
     let service = v1::Service { kind: "shard".into(), instance: nul(), process: nul(), ..v1::Service::default() };
     let checks = vec![v1::Check { name: nul(), ok: true }];
     let beat = v1::Heartbeat { service: Some(service), status: nul(), checks, ..v1::Heartbeat::default() };
-    let told = v1::GameStateChanged { game: nul(), clock: Some(nul()), ..v1::GameStateChanged::default() };
+    let told = v1::GameStateChanged { game: "nfl-1".into(), clock: Some(nul()), ..v1::GameStateChanged::default() };
     for (subject, payload) in [
         ("arbees.heartbeat.shard.nul", Payload::Heartbeat(beat)),
         ("arbees.game_state.nul", Payload::GameStateChanged(told)),
@@ -144,9 +145,10 @@ async fn a_strangers_message_goes_aside_and_stops_nothing() {
     // The leader folds past it and goes on.
     let state = plane.state().await;
     assert_eq!(state.head.skipped, 1);
+    let now = Now { wall_us: T0, steady_us: T0 };
     let me = v1::Producer { service: "orchestrator".into(), instance: "o2".into(), process: "p2".into() };
-    let mut fleet = Fleet::new(state, Settings::default(), Names::new(""), me, T0);
-    fleet.take_office(T0, 0);
+    let mut fleet = Fleet::new(state, Settings::default(), Names::new(""), me, now);
+    fleet.take_office(now, 0);
     let events = fleet.end_turn().events;
     append(&plane, fleet.state().head.sequence - 1, &events).await;
     let pool = plane.pool().await;

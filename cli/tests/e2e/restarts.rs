@@ -99,7 +99,7 @@ async fn a_shard_cut_off_from_the_log_misses_nothing() {
     let link = Link::to(plane.nats.port()).await.unwrap();
     let url = format!("nats://127.0.0.1:{}", link.port());
     // The leader takes it for well for longer than the cut lasts: all its games are assigned while it cannot hear of it.
-    let patient = plane.with(&[("LEASE_TTL_MS", "60000")]);
+    let patient = plane.with(&[("LOG_HEARTBEAT_MS", "30000"), ("LEASE_TTL_MS", "60000")]);
     plane.programs.start("orchestrator", "arbees-orchestrator", &patient).await.unwrap();
     let own = plane.with(&[("SHARD_ID", "shard_01"), ("NATS_URL", &url), ("MAX_GAMES", "60")]);
     plane.programs.start("shard_01", "arbees-shard", &own).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_shard_cut_off_from_the_log_misses_nothing() {
     let (_, took) = plane.until("60 games confirmed", |s| is(confirmed(s), 60)).await;
     println!("all 60 there {took:.1?} after the link was mended");
     assert_eq!(plane.count("GameAssigned").await, 60);
-    plane.stop(&["nats", "tail", "recovery"]).await;
+    plane.stop(&["nats", "tail", "recovery", "not acting"]).await;
 }
 
 /// A restart of a shard tells no state twice.

@@ -62,7 +62,7 @@ async fn up_starts_everything_and_stops_it_in_order() {
     assert_eq!(status.code(), Some(0), "{}", printed());
     let text = printed();
     let stopped: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("  ")?.strip_suffix(" stopped")).collect();
-    assert_eq!(stopped, ["shard_02", "shard_01", "orchestrator", "projector", "feed", "servers"]);
+    assert_eq!(stopped, ["orchestrator", "projector", "shard_01", "shard_02", "feed", "servers"]);
     let after = arbees().arg("status").arg("--data").arg(&data).env_remove("DATABASE_URL").output().await.unwrap();
     assert_eq!(after.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&after.stderr).contains("nothing is up in"), "says what to do");

@@ -21,6 +21,11 @@ pub const STATE_REQUEST: &str = "orchestrator:startup_state_request";
 /// Whether the log is there, as each orchestrator sees it.
 pub const LOG_STATUS: &str = "orchestrator:log_status";
 
+/// What people must be told.
+pub const CRITICAL_ALERTS: &str = "alerts:critical";
+/// The status of a service's last beats.
+pub const STOPPING: &str = "stopping";
+
 /// Longest payload that is read; a heartbeat with thousands of games is far below it.
 const MAX_PAYLOAD: usize = 1 << 20;
 
@@ -320,6 +325,23 @@ pub struct LogStatus {
     pub log_ok: bool,
     pub last_sequence: u64,
     pub timestamp: String,
+}
+
+/// Reads what an orchestrator says of the log.
+///
+/// # Errors
+/// [`BadPayload`].
+pub fn read_log_status(payload: &[u8]) -> Result<LogStatus, BadPayload> {
+    read(payload)
+}
+
+/// An alert for all who listen on Redis.
+#[must_use]
+pub fn critical_alert(alert: &v1::AlertRaised, at_us: i64) -> Value {
+    json!({
+        "type": "critical_alert", "alert_type": alert.kind, "context": alert.summary, "timestamp": rfc3339(at_us),
+        "severity": alert.severity, "incident": alert.incident,
+    })
 }
 
 /// A game's state.

@@ -3,6 +3,7 @@
 //! Owns the connections. What is on the wire is `contract`'s affair. Nothing here is relied on for keeping anything.
 
 pub mod contract;
+pub mod notify;
 mod subscription;
 
 use std::time::Duration;

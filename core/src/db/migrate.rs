@@ -4,7 +4,10 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{PgPool, SqlSafeStr as _};
 
 /// All migrations, in their order.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "arbees", include_str!("../../../migrations/0001_arbees.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "arbees", include_str!("../../../migrations/0001_arbees.sql")),
+    (2, "control_plane", include_str!("../../../migrations/0002_control_plane.sql")),
+];
 
 /// Brings the schema `arbees` up to date.
 ///

@@ -4,7 +4,9 @@
 
 mod api;
 mod append;
+mod claim;
 mod connect;
+mod key;
 mod push;
 mod read;
 mod recover;
@@ -15,7 +17,9 @@ mod tail;
 
 pub use api::ApiError;
 pub use append::AppendError;
+pub use claim::{Beaten, Verdict};
 pub use connect::{ConnectError, MIN_SERVER, connect};
+pub use key::{KEY_TTL_US, Key};
 pub use read::{ReadError, Reader};
 pub use snapshot::{SNAPSHOT_EVERY, SnapshotError};
 pub use stored::Stored;

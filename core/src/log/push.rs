@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::stored::{Stored, place};
 use super::{ApiError, Log};
+use crate::time::steady_us;
 
 /// How often the server says that it has nothing.
 const IDLE_HEARTBEAT: Duration = Duration::from_millis(500);
@@ -57,6 +58,8 @@ pub(super) struct Push {
     consumer_sequence: u64,
     /// Messages that were waiting when it began.
     pub pending: u64,
+    /// When it last stood at the stream's end, by the steady clock: the server had nothing more to send.
+    pub at_end_us: Option<i64>,
 }
 
 impl Push {
@@ -89,19 +92,35 @@ impl Push {
             subscriber,
             consumer_sequence: 0,
             pending: info["num_pending"].as_u64().unwrap_or(0),
+            at_end_us: None,
         })
     }
 
-    /// The next message, however long it takes; control messages are dealt with.
+    /// The next message, however long it takes.
     pub(super) async fn next(&mut self) -> Result<Stored, Broken> {
+        loop {
+            if let Some(stored) = self.step().await? {
+                return Ok(stored);
+            }
+        }
+    }
+
+    /// The next message, or none when it newly stands at the stream's end; control messages are dealt with.
+    pub(super) async fn step(&mut self) -> Result<Option<Stored>, Broken> {
+        self.at_end_us = None;
         loop {
             let message = tokio::time::timeout(SILENCE, self.subscriber.next())
                 .await
                 .map_err(|_| Broken::Silent)?
                 .ok_or(Broken::Ended)?;
             match message.status {
-                None => return self.accept(message),
-                Some(StatusCode::IDLE_HEARTBEAT) => self.on_control(&message).await?,
+                None => return self.accept(message).map(Some),
+                Some(StatusCode::IDLE_HEARTBEAT) => {
+                    self.on_control(&message).await?;
+                    if self.at_end_us.is_some() {
+                        return Ok(None);
+                    }
+                }
                 Some(status) => {
                     return Err(Broken::Status(message.description.unwrap_or_else(|| status.to_string())));
                 }
@@ -115,6 +134,7 @@ impl Push {
             return Err(Broken::Gap);
         }
         self.consumer_sequence = place.consumer_sequence;
+        self.at_end_us = (place.pending == 0).then(steady_us);
         Ok(Stored {
             sequence: place.sequence,
             stored_at_ns: place.stored_at_ns,
@@ -125,11 +145,15 @@ impl Push {
         })
     }
 
-    async fn on_control(&self, message: &Message) -> Result<(), Broken> {
+    async fn on_control(&mut self, message: &Message) -> Result<(), Broken> {
         let header = |name: &str| message.headers.as_ref()?.get(name).map(|v| v.as_str().to_owned());
         let delivered = header("Nats-Last-Consumer").and_then(|v| v.parse::<u64>().ok());
         if delivered.is_some_and(|d| d != self.consumer_sequence) {
             return Err(Broken::Gap);
+        }
+        if delivered.is_some() && header("Nats-Consumer-Stalled").is_none() {
+            // It is sent when there has been nothing to send.
+            self.at_end_us = Some(steady_us());
         }
         let answer_to = message.reply.as_ref().map(ToString::to_string).or_else(|| header("Nats-Consumer-Stalled"));
         if let Some(subject) = answer_to {

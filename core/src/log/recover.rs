@@ -6,18 +6,20 @@ use arbees_fleet::GameSet;
 use arbees_proto::ShardId;
 
 use super::{CONTROL, Log, ReadError, Tail};
+use crate::time::steady_us;
 
 /// The tail begins this many events before the end that was read: on a replicated stream the reads may have been answered by a
 /// replica that lagged by as much as one batch in flight. The set knows what it has seen twice.
 const OVERLAP: u64 = 1_000;
 
 impl Log {
-    /// Reads the last message of each of the shard's subjects, and tails on from there.
+    /// Reads the last message of each of the shard's subjects, and tails on from there. With when it was asked for, by the
+    /// steady clock: the set is what the log said then, or later.
     ///
     /// # Errors
     /// When the log cannot be read whole.
-    pub async fn recover(&self, me: &ShardId) -> Result<(GameSet, Tail), ReadError> {
-        let began = Instant::now();
+    pub async fn recover(&self, me: &ShardId) -> Result<(GameSet, Tail, i64), ReadError> {
+        let (began, asked_us) = (Instant::now(), steady_us());
         let filters = self.names.shard_filters(me.as_str());
         let (_, end) = self.bounds(CONTROL).await?;
         let mut history = Vec::new();
@@ -33,6 +35,6 @@ impl Log {
         let set = GameSet::recover(me.clone(), base, history);
         let tail = self.tail(CONTROL, filters.to_vec(), base + 1);
         tracing::info!(games = set.held().len(), sequence = end, ms = began.elapsed().as_millis(), "recovered");
-        Ok((set, tail))
+        Ok((set, tail, asked_us))
     }
 }

@@ -1,6 +1,6 @@
 //! A tail: a stream from a sequence on, for ever, without gap or repeat over reconnects and server restarts.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Log;
@@ -15,6 +15,7 @@ const CAPACITY: usize = 4_096;
 #[derive(Debug)]
 pub struct Tail {
     messages: mpsc::Receiver<Stored>,
+    at_end: watch::Receiver<Option<i64>>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -30,22 +31,43 @@ impl Tail {
     }
 }
 
+impl Tail {
+    /// The next message, or none when the tail newly stood at the stream's end: then with when that was. Safe to cancel.
+    pub async fn next_or_end(&mut self) -> Option<Result<Stored, i64>> {
+        tokio::select! {
+            biased;
+            stored = self.messages.recv() => stored.map(Ok),
+            Ok(()) = self.at_end.changed() => {
+                let at_us = *self.at_end.borrow_and_update();
+                Some(Err(at_us.unwrap_or(i64::MIN)))
+            }
+        }
+    }
+}
+
 impl Log {
     /// Tails `base` from sequence `from` on, only what `filters` match (none: all).
     #[must_use]
     pub fn tail(&self, base: &str, filters: Vec<String>, from: u64) -> Tail {
         let (sender, messages) = mpsc::channel(CAPACITY);
+        let (proof, at_end) = watch::channel(None);
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
         let spec = Spec { stream: self.names.stream(base), filters, start: Start::Sequence(from) };
         let log = self.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(follow(&log, spec, from.max(1), &sender)).await });
-        Tail { messages, _stop: guard }
+        tokio::spawn(async move { stop.run_until_cancelled(follow(&log, spec, from.max(1), &sender, &proof)).await });
+        Tail { messages, at_end, _stop: guard }
     }
 }
 
 /// Opens one consumer after another, each from where the one before stood, until nobody listens.
-async fn follow(log: &Log, mut spec: Spec, mut next: u64, sender: &mpsc::Sender<Stored>) {
+async fn follow(
+    log: &Log,
+    mut spec: Spec,
+    mut next: u64,
+    sender: &mpsc::Sender<Stored>,
+    at_end: &watch::Sender<Option<i64>>,
+) {
     let mut delays = Policy::patient().delays();
     let mut is_away = false;
     loop {
@@ -59,12 +81,18 @@ async fn follow(log: &Log, mut spec: Spec, mut next: u64, sender: &mpsc::Sender<
                 }
                 delays.reset();
                 loop {
-                    match push.next().await {
+                    match push.step().await {
                         Ok(stored) => {
-                            next = stored.sequence + 1;
-                            if sender.send(stored).await.is_err() {
-                                push.close().await;
-                                return;
+                            if let Some(stored) = stored {
+                                next = stored.sequence + 1;
+                                if sender.send(stored).await.is_err() {
+                                    push.close().await;
+                                    return;
+                                }
+                            }
+                            // Told after the message: whoever hears of the end finds all before it.
+                            if push.at_end_us.is_some() {
+                                at_end.send_replace(push.at_end_us);
                             }
                         }
                         Err(broken) => break broken.to_string(),

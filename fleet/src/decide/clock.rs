@@ -3,16 +3,20 @@
 use super::{Effect, Fleet};
 
 impl Fleet {
-    pub(super) fn tick(&mut self, now_us: i64) {
-        self.release_leftovers(now_us);
-        self.place(now_us);
-        self.ask_absent(now_us);
-        self.follow_markets(now_us);
-        self.forget_log_commands();
+    pub(super) fn tick(&mut self) {
+        self.watch_silence();
+        self.try_circuits();
+        self.resync();
+        self.release_leftovers();
+        self.ask_absent();
+        self.follow_markets();
+        self.forget_commands();
+        self.unplaced = true;
     }
 
     /// A game that nobody mentions is not over: it is asked for by id.
-    fn ask_absent(&mut self, now_us: i64) {
+    fn ask_absent(&mut self) {
+        let now_us = self.now.steady_us;
         let owned: Vec<_> = self.owned().map(|(id, _)| id.clone()).collect();
         for game in owned {
             let at = *self.seen.on_slate.entry(game.clone()).or_insert(now_us);
@@ -23,11 +27,11 @@ impl Fleet {
         }
     }
 
-    fn follow_markets(&mut self, now_us: i64) {
+    fn follow_markets(&mut self) {
         let owned: Vec<_> = self.owned().map(|(id, _)| id.clone()).collect();
         for id in owned {
-            self.ask_markets(now_us, &id);
-            self.tell_markets(now_us, &id);
+            self.ask_markets(&id);
+            self.tell_markets(&id);
         }
         let games = &self.state.games;
         let is_owned = |id: &arbees_proto::GameId| games.get(id).is_some_and(|g| g.owner.is_some());

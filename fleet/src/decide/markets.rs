@@ -19,7 +19,7 @@ pub struct MarketsFound {
 }
 
 impl Fleet {
-    pub(super) fn on_markets(&mut self, now_us: i64, found: &MarketsFound) {
+    pub(super) fn on_markets(&mut self, found: &MarketsFound) {
         let Some(id) = self.resolve_id(&found.game, found.sport) else { return };
         let Some(game) = self.state.games.get(&id) else { return };
         let markets = merged(game.info.markets.as_ref(), found);
@@ -28,14 +28,14 @@ impl Fleet {
         }
         let matched = v1::MarketsMatched { game: id.to_string(), markets: Some(markets) };
         let why = reason("market discovery answered", "markets may come late");
-        self.emit_game(now_us, &id, Payload::MarketsMatched(matched), why, None);
+        self.emit_game(&id, Payload::MarketsMatched(matched), why, None);
         self.seen.told_markets.remove(&id);
-        self.tell_markets(now_us, &id);
+        self.tell_markets(&id);
     }
 
     /// Makes the owner of a game with markets know them: by the log at once when it was told others, and over Redis now and
     /// then, as what is said there can be lost. The monitors hear of it the same way.
-    pub(super) fn tell_markets(&mut self, now_us: i64, id: &GameId) {
+    pub(super) fn tell_markets(&mut self, id: &GameId) {
         let Some(game) = self.state.games.get(id).filter(|g| g.info.markets.is_some()) else { return };
         let Some(owner) = game.owner.clone() else { return };
         let info = game.info.clone();
@@ -46,19 +46,21 @@ impl Fleet {
                 epoch: owner.epoch.0,
             };
             let why = reason("markets found", "the owner must know");
-            self.emit_game(now_us, id, Payload::AssignmentAmended(amended), why, None);
+            self.emit_game(id, Payload::AssignmentAmended(amended), why, None);
         }
+        let now_us = self.now.steady_us;
         let lately = self.seen.told_markets.get(id).is_some_and(|at| now_us - at < self.settings.tell_markets);
         if !lately {
             self.seen.told_markets.insert(id.clone(), now_us);
-            self.command(now_us, &owner.shard, id, owner.epoch, true, "markets found");
+            self.command(&owner.shard, id, owner.epoch, true, "markets found");
             self.turn.effects.push(Effect::FollowMarkets { game: info });
         }
     }
 
     /// Asks for the game's markets while a side is missing, unless it was asked for lately.
-    pub(super) fn ask_markets(&mut self, now_us: i64, id: &GameId) {
+    pub(super) fn ask_markets(&mut self, id: &GameId) {
         let Some(game) = self.state.games.get(id).filter(|g| !is_complete(g.info.markets.as_ref())) else { return };
+        let now_us = self.now.steady_us;
         let lately = self.seen.asked_markets.get(id).is_some_and(|at| now_us - at < self.settings.ask_markets);
         if !lately {
             self.turn.effects.push(Effect::AskMarkets { game: game.info.clone() });

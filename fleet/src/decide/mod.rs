@@ -3,24 +3,43 @@
 //! `decide` seals each event and applies it to the state at the sequence it is about to get, so that the next decision of
 //! the same turn sees it. That state is a promise: when the append of the turn does not store all of it, the caller drops
 //! the fleet and folds the log anew. Effects wait until the append is acknowledged.
+//!
+//! A turn decides about statuses first, input by input; games are placed when it ends, on what all its inputs came to.
 
+mod alert;
 mod beat;
+mod brake;
+mod circuit;
 mod clock;
+mod echo;
+mod health;
 mod markets;
+mod place;
+mod repair;
 mod slate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
 
 pub use beat::Medium;
+pub use health::Probe;
 pub use markets::MarketsFound;
 
-use crate::placement::{Place, Refusal};
-use crate::settings::{MAX_BATCH, MAX_EVENT, Settings};
+use crate::fold::{Entry, Skip};
+use crate::settings::{MAX_BATCH, MAX_EVENT, PAUSE_LIMIT, Settings};
 use crate::slate::GameReport;
-use crate::state::{Game, Phase, ServiceKey, State};
+use crate::state::{Game, ServiceKey, State};
+
+/// The time of an input, on two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Microseconds since the Unix epoch, UTC: for events and schedules. May jump.
+    pub wall_us: i64,
+    /// Microseconds of a clock that never jumps and goes on in suspend: for everything that is measured.
+    pub steady_us: i64,
+}
 
 /// What comes in.
 #[derive(Clone, Debug)]
@@ -33,9 +52,15 @@ pub enum Input {
     Beat(Box<v1::Event>, Medium),
     /// Market discovery answered.
     Markets(MarketsFound),
+    /// What a service that was asked whether it is there answered.
+    Probed { key: ServiceKey, answer: Probe },
+    /// The fence naming this heartbeat of the service is stored: nothing of its process is accepted any more.
+    Fenced { key: ServiceKey, heartbeat: u64, fence: u64 },
+    /// The leader's own word came back over Redis.
+    RedisEcho,
 }
 
-/// What follows from decisions, once they are in the log. Shards on the log need none of it.
+/// What follows from decisions, once they are in the log. Shards on the log need none of the commands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// `add_game` to the shard.
@@ -48,6 +73,13 @@ pub enum Effect {
     FollowMarkets { game: v1::Game },
     /// Ask ESPN for a game that is on no slate.
     AskGame { game: GameId },
+    /// Ask a silent service whether it is there: [`Input::Probed`].
+    Probe { key: ServiceKey },
+    /// Read its heartbeat subject again: a newer beat than `heartbeat` is an [`Input::Beat`]; else fence it, conditional on
+    /// that beat, which is an [`Input::Fenced`].
+    Judge { key: ServiceKey, heartbeat: u64 },
+    /// Tell people.
+    Alert(v1::AlertRaised),
 }
 
 /// What one turn of the loop decided.
@@ -57,7 +89,7 @@ pub struct Turn {
     pub effects: Vec<Effect>,
 }
 
-/// The leader's mind: the folded state, and what it has observed since it took over.
+/// The leader's mind: the folded state, and what it has observed.
 #[derive(Debug)]
 pub struct Fleet {
     state: State,
@@ -65,16 +97,30 @@ pub struct Fleet {
     names: Names,
     me: v1::Producer,
     seen: Seen,
+    now: Now,
     /// Counts inputs: with process and term it makes event ids.
     input: u64,
+    /// Something changed that placing depends on.
+    unplaced: bool,
     turn: Turn,
 }
 
-/// Observed, not decided: never in the log, gathered anew by every leader.
-#[derive(Debug, Default)]
+/// Observed, not decided: never in the log, gathered anew by every process. All times are steady.
+#[derive(Debug)]
 struct Seen {
+    /// Since when it listens.
     since_us: i64,
-    services: BTreeMap<ServiceKey, beat::Heard>,
+    /// Nobody had ever beaten when it took over.
+    is_first_day: bool,
+    /// The leader's own beats, come back over the log.
+    log: echo::Echo,
+    /// The leader's own word, come back over Redis.
+    redis: echo::Echo,
+    services: BTreeMap<ServiceKey, health::Heard>,
+    brake: brake::Brake,
+    rate: place::Rate,
+    /// Incidents that people have been told of and that last.
+    alerts: BTreeSet<String>,
     /// When a game was first reported final, in a row.
     finals: BTreeMap<GameId, i64>,
     /// When a watched game was last on a slate or asked for by id.
@@ -83,10 +129,40 @@ struct Seen {
     asked_markets: BTreeMap<GameId, i64>,
     /// When a game's markets were last told to those who hear of them over Redis.
     told_markets: BTreeMap<GameId, i64>,
-    /// Commands to Redis-only shards, for repeating them.
-    sent: BTreeMap<(ShardId, GameId), beat::Sent>,
+    /// Commands that are not yet seen to have worked.
+    sent: BTreeMap<(ShardId, GameId), repair::Sent>,
+    /// Since when an open breaker was seen open.
+    circuits: BTreeMap<ServiceKey, i64>,
+    /// When a shard last lost a game because it did not take it up.
+    failed: BTreeMap<(ShardId, GameId), i64>,
+    /// Restarted Redis-only shards that are to be told all their games.
+    resyncs: BTreeMap<ShardId, repair::Resync>,
     /// Games by bare event id, as Redis names them.
     by_event: BTreeMap<String, Vec<GameId>>,
+}
+
+impl Seen {
+    fn new(now_us: i64) -> Self {
+        Self {
+            since_us: now_us,
+            is_first_day: false,
+            log: echo::Echo::default(),
+            redis: echo::Echo::default(),
+            services: BTreeMap::new(),
+            brake: brake::Brake::default(),
+            rate: place::Rate::default(),
+            alerts: BTreeSet::new(),
+            finals: BTreeMap::new(),
+            on_slate: BTreeMap::new(),
+            asked_markets: BTreeMap::new(),
+            told_markets: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            circuits: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            resyncs: BTreeMap::new(),
+            by_event: BTreeMap::new(),
+        }
+    }
 }
 
 /// One event about to be sealed.
@@ -98,14 +174,11 @@ struct Draft {
 }
 
 impl Fleet {
-    /// A leader's mind over `state`, taken over at `now_us`.
+    /// A mind over `state` that listens from `now` on.
     #[must_use]
-    pub fn new(state: State, settings: Settings, names: Names, me: v1::Producer, now_us: i64) -> Self {
-        let mut seen = Seen { since_us: now_us, ..Seen::default() };
-        for id in state.games.keys() {
-            seen.by_event.entry(id.event().to_owned()).or_default().push(id.clone());
-        }
-        Self { state, settings, names, me, seen, input: 0, turn: Turn::default() }
+    pub fn new(state: State, settings: Settings, names: Names, me: v1::Producer, now: Now) -> Self {
+        let seen = Seen::new(now.steady_us);
+        Self { state, settings, names, me, seen, now, input: 0, unplaced: false, turn: Turn::default() }
     }
 
     /// What is so, with everything decided up to now.
@@ -114,35 +187,93 @@ impl Fleet {
         &self.state
     }
 
+    /// Folds what another leader wrote.
+    ///
+    /// # Errors
+    /// When it is no valid event; every fold skips it.
+    pub fn follow(&mut self, entry: &Entry) -> Result<(), Skip> {
+        self.state.fold(entry).map(drop)
+    }
+
+    /// Goes on from `state`, as the log was folded anew. What was observed stays true.
+    pub fn refold(&mut self, state: State) {
+        self.state = state;
+        self.unplaced = false;
+        self.turn = Turn::default();
+    }
+
     /// The first decision of a term: all that follow are this leader's. `generation` is what the log must at least be in: one
     /// more than before when it is known to have lost its tail, so that epochs only grow.
-    pub fn take_office(&mut self, now_us: i64, generation: u64) {
+    pub fn take_office(&mut self, now: Now, generation: u64) {
+        self.now = now;
+        self.seen.is_first_day = self.state.services.is_empty();
+        self.seen.log.broke();
+        self.seen.redis.broke();
+        self.seen.by_event.clear();
+        for id in self.state.games.keys() {
+            self.seen.by_event.entry(id.event().to_owned()).or_default().push(id.clone());
+        }
+        self.expect_beats();
         self.state.head.term += 1;
         self.state.head.generation = self.state.head.generation.max(generation);
         let elected = v1::LeaderElected { instance: self.me.instance.clone(), process: self.me.process.clone() };
-        let reason = reason("took over", "first decision of a term");
-        self.emit(now_us, Draft { payload: Payload::LeaderElected(elected), reason, cause: None, correlation: None });
+        self.emit_fleet(Payload::LeaderElected(elected), reason("took over", "first decision of a term"));
+        if self.state.shadow != self.settings.shadow {
+            let mode = Payload::ShadowMode(v1::ShadowMode { on: self.settings.shadow });
+            self.emit_fleet(mode, reason("started in this mode", "as configured"));
+        }
+    }
+
+    /// Takes in what a standby hears, so that it knows the fleet when it takes over. Decides nothing.
+    pub fn observe(&mut self, now: Now, input: &Input) {
+        self.turn_to(now);
+        match input {
+            Input::Beat(event, medium) => drop(self.hear_beat(event, *medium)),
+            Input::RedisEcho => self.seen.redis.heard(now.steady_us),
+            _ => {}
+        }
     }
 
     /// Decides about one input. The turn grows; [`Self::end_turn`] hands it over.
-    pub fn decide(&mut self, now_us: i64, input: Input) {
-        self.input += 1;
+    pub fn decide(&mut self, now: Now, input: Input) {
+        self.turn_to(now);
         match input {
-            Input::Tick => self.tick(now_us),
+            Input::Beat(event, medium) => self.on_beat(&event, medium),
+            Input::RedisEcho => self.seen.redis.heard(now.steady_us),
+            Input::Tick => self.tick(),
             Input::Slate { games, schedule } => {
                 for report in &games {
-                    self.on_report(now_us, report, schedule);
+                    self.on_report(report, schedule);
                 }
-                self.place(now_us);
+                self.unplaced = true;
             }
-            Input::Beat(event, medium) => self.on_beat(now_us, &event, medium),
-            Input::Markets(found) => self.on_markets(now_us, &found),
+            Input::Markets(found) => self.on_markets(&found),
+            Input::Probed { key, answer } => self.on_probed(&key, answer),
+            Input::Fenced { key, heartbeat, fence } => self.on_fenced(&key, heartbeat, fence),
+        }
+    }
+
+    fn turn_to(&mut self, now: Now) {
+        let gap = now.steady_us - self.now.steady_us;
+        self.now = now;
+        self.input += 1;
+        if gap > PAUSE_LIMIT {
+            // Stopped for a while: what waits to be read is older than it looks.
+            self.seen.log.broke();
+            self.seen.redis.broke();
         }
     }
 
     /// The turn's events, to be appended in this order right after the head they were decided on, and what follows.
     pub fn end_turn(&mut self) -> Turn {
-        std::mem::take(&mut self.turn)
+        if std::mem::take(&mut self.unplaced) {
+            self.place();
+        }
+        let mut turn = std::mem::take(&mut self.turn);
+        if self.state.shadow {
+            turn.effects.retain(|e| matches!(e, Effect::AskGame { .. } | Effect::Probe { .. } | Effect::Judge { .. }));
+        }
+        turn
     }
 
     /// Room left in the turn for events.
@@ -152,12 +283,12 @@ impl Fleet {
     }
 
     /// Seals `draft` and applies it. A turn that is full decides nothing more: the next one finds the same difference.
-    fn emit(&mut self, now_us: i64, draft: Draft) -> Option<EventId> {
+    fn emit(&mut self, draft: Draft) -> Option<EventId> {
         if self.room() == 0 {
             return None;
         }
         let head = &self.state.head;
-        let at = now_us.max(head.occurred_at_us);
+        let at = self.now.wall_us.max(head.occurred_at_us);
         let index = self.turn.events.len() as u64;
         let id = EventId::derive(
             at,
@@ -185,128 +316,32 @@ impl Fleet {
     }
 
     /// Seals a decision about `game`, caused by `cause` or else by the last event about it.
-    fn emit_game(&mut self, now_us: i64, id: &GameId, payload: Payload, reason: v1::Reason, cause: Option<EventId>) {
+    fn emit_game(
+        &mut self,
+        id: &GameId,
+        payload: Payload,
+        reason: v1::Reason,
+        cause: Option<EventId>,
+    ) -> Option<EventId> {
         let game = self.state.games.get(id);
         let correlation = game.map(|g| g.origin);
         let cause = cause.or_else(|| game.map(|g| g.last_event));
-        self.emit(now_us, Draft { payload, reason, cause, correlation });
+        self.emit(Draft { payload, reason, cause, correlation })
     }
 
-    /// Gives every game that should be watched and is not to a shard, most urgent first.
-    fn place(&mut self, now_us: i64) {
-        if now_us - self.seen.since_us < self.settings.settle {
-            return;
-        }
-        let mut waiting: Vec<_> = self
-            .state
-            .games
-            .iter()
-            .filter(|(_, g)| g.owner.is_none() && self.is_due(g, now_us))
-            .map(|(id, g)| (g.phase == Phase::Scheduled, g.phase_since_us, g.info.starts_at_us, id.clone()))
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        waiting.sort();
-        let mut places = self.places(now_us);
-        for (_, _, _, id) in waiting {
-            self.place_one(now_us, &id, &mut places);
-        }
+    /// Seals a decision about a service, caused by `cause` if by any event.
+    fn emit_service(&mut self, payload: Payload, reason: v1::Reason, cause: Option<EventId>) -> Option<EventId> {
+        self.emit(Draft { payload, reason, cause, correlation: cause })
     }
 
-    fn place_one(&mut self, now_us: i64, id: &GameId, places: &mut [Place]) {
-        let Some(game) = self.state.games.get(id) else { return };
-        let choice = crate::placement::choose(places, id.league());
-        let cause = if game.queued_since_us.is_some() { "a shard has room" } else { game.phase.as_str() };
-        let why = v1::Reason {
-            candidates: choice.candidates,
-            rejections: choice.rejections,
-            ..reason(cause, "freest shard first")
-        };
-        let Some(place) = choice.chosen.and_then(|index| places.get_mut(index)) else {
-            if game.queued_since_us.is_none() {
-                let queued = Payload::GameQueued(v1::GameQueued { game: id.to_string() });
-                self.emit_game(now_us, id, queued, v1::Reason { rule: "no shard may take it".into(), ..why }, None);
-            }
-            return;
-        };
-        let (info, shard) = (game.info.clone(), place.shard.clone());
-        let assigned = v1::GameAssigned { game: Some(info.clone()), shard: shard.to_string() };
-        self.emit_game(now_us, id, Payload::GameAssigned(assigned), why, None);
-        let Some(owner) = self.state.games.get(id).and_then(|g| g.owner.clone()) else { return };
-        place.take(id.league());
-        self.seen.on_slate.insert(id.clone(), now_us);
-        self.command(now_us, &shard, id, owner.epoch, true, "assigned");
-        self.ask_markets(now_us, id);
-    }
-
-    /// Whether the game should be watched now.
-    fn is_due(&self, game: &Game, now_us: i64) -> bool {
-        match game.phase {
-            Phase::Live | Phase::Suspended => true,
-            Phase::Scheduled => {
-                game.info.starts_at_us != 0 && game.info.starts_at_us - now_us <= self.settings.pregame_assign
-            }
-            Phase::Postponed | Phase::Canceled | Phase::Finished => false,
-        }
-    }
-
-    fn places(&self, now_us: i64) -> Vec<Place> {
-        let mut places: BTreeMap<&ShardId, Place> = BTreeMap::new();
-        for (key, service) in &self.state.services {
-            if key.kind != arbees_proto::ServiceKind::Shard {
-                continue;
-            }
-            let heard = self.seen.services.get(key);
-            let place = Place {
-                shard: key.instance.clone(),
-                load: 0,
-                max_games: heard.map_or(service.info.max_games, |h| h.max_games),
-                leagues: BTreeMap::new(),
-                refusal: self.refusal(&service.info, heard, now_us),
-            };
-            places.insert(&key.instance, place);
-        }
-        share_the_failure(&mut places, &self.state);
-        for (id, game) in &self.state.games {
-            if let Some(place) = game.owner.as_ref().and_then(|o| places.get_mut(&o.shard)) {
-                place.take(id.league());
-            }
-        }
-        places.into_values().collect()
-    }
-
-    fn refusal(&self, info: &v1::Service, heard: Option<&beat::Heard>, now_us: i64) -> Option<Refusal> {
-        let sports = matches!(info.shard_type.as_str(), "sports" | "game");
-        let limit = if info.on_log { self.settings.log_timeout } else { self.settings.redis_timeout };
-        match heard {
-            _ if !sports => Some(Refusal::NotSports),
-            None => Some(Refusal::NotHeard),
-            Some(h) if now_us - h.at_us > limit => Some(Refusal::NotHeard),
-            Some(h) if !h.healthy => Some(Refusal::NotHealthy),
-            Some(h) if !h.operational => Some(Refusal::NotOperational),
-            Some(_) => None,
-        }
+    /// Seals a decision about the fleet as a whole.
+    fn emit_fleet(&mut self, payload: Payload, reason: v1::Reason) -> Option<EventId> {
+        self.emit(Draft { payload, reason, cause: None, correlation: None })
     }
 
     /// The games of the fleet as the start-up replies of the Redis contract want them.
     pub fn owned(&self) -> impl Iterator<Item = (&GameId, &Game)> {
         self.state.games.iter().filter(|(_, g)| g.owner.is_some())
-    }
-}
-
-/// When every shard that is well but for a failing check fails it, there is no better place: shards on the log take games all
-/// the same, for their games come by the log.
-fn share_the_failure(places: &mut BTreeMap<&ShardId, Place>, state: &State) {
-    let is_alone = |p: &Place| p.refusal == Some(Refusal::NotOperational);
-    if places.values().any(|p| p.refusal.is_none()) {
-        return;
-    }
-    for (shard, place) in places.iter_mut().filter(|(_, p)| is_alone(p)) {
-        let service = state.services.get(&ServiceKey::shard((*shard).clone()));
-        if service.is_some_and(|s| s.info.on_log) {
-            place.refusal = None;
-        }
     }
 }
 

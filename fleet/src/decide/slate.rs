@@ -7,19 +7,19 @@ use crate::slate::{GameReport, ReportedPhase};
 use crate::state::{Game, Phase};
 
 impl Fleet {
-    pub(super) fn on_report(&mut self, now_us: i64, report: &GameReport, schedule: bool) {
-        if self.state.games.contains_key(&report.id) || self.is_news(now_us, report, schedule) {
-            self.learn(now_us, report);
-            self.follow_phase(now_us, report);
+    pub(super) fn on_report(&mut self, report: &GameReport, schedule: bool) {
+        if self.state.games.contains_key(&report.id) || self.is_news(report, schedule) {
+            self.learn(report);
+            self.follow_phase(report);
         }
         if let Some(at) = self.seen.on_slate.get_mut(&report.id) {
-            *at = now_us;
+            *at = self.now.steady_us;
         }
     }
 
     /// Whether a game that nobody knows yet is worth knowing: one that was over when first seen is not.
-    fn is_news(&self, now_us: i64, report: &GameReport, schedule: bool) -> bool {
-        let ahead = report.info.starts_at_us - now_us;
+    fn is_news(&self, report: &GameReport, schedule: bool) -> bool {
+        let ahead = report.info.starts_at_us - self.now.wall_us;
         let known_start = report.info.starts_at_us != 0;
         match report.phase {
             ReportedPhase::Live | ReportedPhase::Suspended | ReportedPhase::Postponed => true,
@@ -30,7 +30,7 @@ impl Fleet {
     }
 
     /// Records a game that is new, or whose teams or start have changed.
-    fn learn(&mut self, now_us: i64, report: &GameReport) {
+    fn learn(&mut self, report: &GameReport) {
         let known = self.state.games.get(&report.id);
         let same = |g: &Game| {
             v1::Game { markets: None, ..g.info.clone() } == v1::Game { markets: None, ..report.info.clone() }
@@ -41,11 +41,11 @@ impl Fleet {
         let discovered = Payload::GameDiscovered(v1::GameDiscovered { game: Some(report.info.clone()) });
         if known.is_some() {
             let why = reason("the league changed teams or start", "the slate is followed");
-            self.emit_game(now_us, &report.id, discovered, why, None);
+            self.emit_game(&report.id, discovered, why, None);
             return;
         }
         let why = reason("first seen on the slate", "due or in play");
-        let made = self.emit(now_us, Draft { payload: discovered, reason: why, cause: None, correlation: None });
+        let made = self.emit(Draft { payload: discovered, reason: why, cause: None, correlation: None });
         if made.is_some() {
             let same_event = self.seen.by_event.entry(report.id.event().to_owned()).or_default();
             if !same_event.contains(&report.id) {
@@ -54,7 +54,7 @@ impl Fleet {
         }
     }
 
-    fn follow_phase(&mut self, now_us: i64, report: &GameReport) {
+    fn follow_phase(&mut self, report: &GameReport) {
         let Some(phase) = self.state.games.get(&report.id).map(|g| g.phase) else { return };
         if report.phase != ReportedPhase::Final {
             self.seen.finals.remove(&report.id);
@@ -70,37 +70,38 @@ impl Fleet {
             (Phase::Postponed | Phase::Canceled | Phase::Finished, _) | (_, ReportedPhase::Pre) => return,
             (_, ReportedPhase::Postponed) => Payload::GamePostponed(v1::GamePostponed { game, status }),
             (_, ReportedPhase::Canceled) => Payload::GameCanceled(v1::GameCanceled { game, status }),
-            (_, ReportedPhase::Final) if self.is_confirmed_final(now_us, &report.id) => {
+            (_, ReportedPhase::Final) if self.is_confirmed_final(&report.id) => {
                 Payload::GameFinished(v1::GameFinished { game, status })
             }
             (_, ReportedPhase::Final) => return,
         };
         let why = reason(&report.status, "the slate is followed");
-        self.emit_game(now_us, &report.id, payload, why, None);
-        self.release_if_over(now_us, &report.id, &report.status);
+        self.emit_game(&report.id, payload, why, None);
+        self.release_if_over(&report.id, &report.status);
     }
 
     /// Final in two reports far enough apart.
-    fn is_confirmed_final(&mut self, now_us: i64, id: &GameId) -> bool {
+    fn is_confirmed_final(&mut self, id: &GameId) -> bool {
+        let now_us = self.now.steady_us;
         let first = *self.seen.finals.entry(id.clone()).or_insert(now_us);
         now_us - first >= self.settings.final_confirm
     }
 
-    fn release_if_over(&mut self, now_us: i64, id: &GameId, status: &str) {
+    fn release_if_over(&mut self, id: &GameId, status: &str) {
         let Some(game) = self.state.games.get(id).filter(|g| g.phase.is_over()) else { return };
         let Some(owner) = game.owner.clone() else { return };
         let released = v1::GameReleased { game: id.to_string(), shard: owner.shard.to_string(), epoch: owner.epoch.0 };
-        self.emit_game(now_us, id, Payload::GameReleased(released), reason(status, "the game is over"), None);
+        self.emit_game(id, Payload::GameReleased(released), reason(status, "the game is over"), None);
         if self.state.games.get(id).is_none_or(|g| g.owner.is_none()) {
             self.seen.finals.remove(id);
             self.seen.on_slate.remove(id);
             let epoch = Epoch::new(self.state.head.generation, self.state.head.sequence);
-            self.command(now_us, &owner.shard, id, epoch, false, "over");
+            self.command(&owner.shard, id, epoch, false, "over");
         }
     }
 
     /// Releases games that are over and still owned: a crash between end and release leaves such.
-    pub(super) fn release_leftovers(&mut self, now_us: i64) {
+    pub(super) fn release_leftovers(&mut self) {
         let over: Vec<_> = self
             .state
             .games
@@ -109,7 +110,7 @@ impl Fleet {
             .map(|(id, g)| (id.clone(), g.status.clone()))
             .collect();
         for (id, status) in over {
-            self.release_if_over(now_us, &id, &status);
+            self.release_if_over(&id, &status);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the leader decides: told as stories, and as rules that hold whatever comes in.
 
+mod health;
 mod plane;
 mod rules;
 mod stories;

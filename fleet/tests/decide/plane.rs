@@ -1,6 +1,6 @@
 //! A leader with its log and a clock that is ours.
 
-use arbees_fleet::decide::Medium;
+use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::{Effect, Entry, Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::subject::{Names, type_name};
 use arbees_proto::{GameId, Payload, Sealed, v1};
@@ -13,7 +13,15 @@ pub struct Plane {
     pub fleet: Fleet,
     pub log: Vec<Sealed>,
     pub effects: Vec<Effect>,
+    /// The wall clock and the steady one, which here are the same.
     pub now: i64,
+    /// Sequence of the last heartbeat on the log.
+    pub beats: u64,
+}
+
+/// Both clocks at `at`.
+pub fn at(at: i64) -> Now {
+    Now { wall_us: at, steady_us: at }
 }
 
 pub fn me() -> v1::Producer {
@@ -26,9 +34,9 @@ impl Plane {
     }
 
     pub fn over(state: State, log: Vec<Sealed>, now: i64) -> Self {
-        let fleet = Fleet::new(state, Settings::default(), Names::new(""), me(), now);
-        let mut plane = Self { fleet, log, effects: Vec::new(), now };
-        plane.fleet.take_office(now, 0);
+        let fleet = Fleet::new(state, Settings::default(), Names::new(""), me(), at(now));
+        let mut plane = Self { fleet, log, effects: Vec::new(), now, beats: 0 };
+        plane.fleet.take_office(at(now), 0);
         plane.end_turn();
         plane
     }
@@ -40,7 +48,7 @@ impl Plane {
     }
 
     pub fn hear(&mut self, input: Input) {
-        self.fleet.decide(self.now, input);
+        self.fleet.decide(at(self.now), input);
         self.end_turn();
     }
 
@@ -61,8 +69,33 @@ impl Plane {
             Some(v1::Watched { game: id.to_string(), epoch: owner.epoch.0 })
         };
         let games = self.fleet.state().games.iter().filter_map(held).collect();
-        let input = Input::Beat(Box::new(beat(shard, max_games, true, games)), Medium::Log);
-        self.hear(input);
+        let event = beat(shard, max_games, true, games);
+        self.log_beat(event);
+    }
+
+    /// A beat on the log, the next of all.
+    pub fn log_beat(&mut self, event: v1::Event) {
+        self.beats += 1;
+        self.hear(Input::Beat(Box::new(event), Medium::Log { sequence: self.beats }));
+    }
+
+    /// Time passes second by second; the leader's own word comes back, and these shards beat well.
+    pub fn live(&mut self, seconds: i64, shards: &[&str]) {
+        for _ in 0..seconds {
+            self.now += SECOND;
+            let mut own = beat("o1", 0, true, Vec::new());
+            if let Some(Payload::Heartbeat(h)) = &mut own.payload {
+                let s = h.service.as_mut().unwrap();
+                (s.kind, s.process) = ("orchestrator".into(), me().process);
+            }
+            own.occurred_at_us = self.now;
+            self.log_beat(own);
+            self.hear(Input::RedisEcho);
+            for shard in shards {
+                self.beat(shard, 20);
+            }
+            self.hear(Input::Tick);
+        }
     }
 
     pub fn redis_beat(&mut self, shard: &str, games: &[&str]) {
@@ -124,15 +157,21 @@ pub fn beat(shard: &str, max_games: u32, on_log: bool, games: Vec<v1::Watched>) 
         ..v1::Service::default()
     };
     let checks = vec![v1::Check { name: "redis_ok".into(), ok: true }];
-    let heartbeat =
-        v1::Heartbeat { service: Some(service), status: "healthy".into(), checks, games, ..v1::Heartbeat::default() };
+    let heartbeat = v1::Heartbeat {
+        service: Some(service),
+        status: "healthy".into(),
+        checks,
+        games,
+        last_applied: u64::from(u32::MAX),
+        ..v1::Heartbeat::default()
+    };
     v1::Event { payload: Some(Payload::Heartbeat(heartbeat)), ..v1::Event::default() }
 }
 
 /// One shard with one live game.
 pub fn live_game() -> Plane {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 20);
     p.slate(&[("nfl-1", ReportedPhase::Live)]);
     p.beat("s1", 20);

@@ -6,7 +6,7 @@ use arbees_fleet::{Entry, GameSet, Input, Phase, ReportedPhase, SECOND, State};
 use arbees_proto::{InstanceId, Sealed};
 use proptest::prelude::*;
 
-use crate::plane::{Plane, live_game};
+use crate::plane::{Plane, at, live_game};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -109,7 +109,7 @@ fn strangers_and_deposed_leaders_are_skipped_and_the_chain_goes_on() {
     assert_eq!((state.head.skipped, state.games.len()), (1, 1));
     assert_eq!(state.games.values().next().unwrap().phase, Phase::Live);
     // Its events chain rightly, but a newer term is in the log.
-    p.fleet.take_office(p.now, 0);
+    p.fleet.take_office(at(p.now), 0);
     p.end_turn();
     let mut state = p.folded();
     let mut old = p.log[4].event.clone();

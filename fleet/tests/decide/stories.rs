@@ -1,26 +1,33 @@
 //! Given a log and a fleet, when something comes in, then this is decided.
 
 use arbees_fleet::ReportedPhase::{Canceled, Final, Live, Postponed, Pre, Suspended};
-use arbees_fleet::decide::{MarketsFound, Medium};
+use arbees_fleet::decide::MarketsFound;
 use arbees_fleet::{Effect, Fleet, GameSet, Input, SECOND, Settings};
 use arbees_proto::subject::Names;
 use arbees_proto::{InstanceId, League, Payload};
 
-use crate::plane::{Plane, T0, beat, live_game, me, report};
+use crate::plane::{Plane, T0, at, beat, live_game, me, report};
 
 #[test]
 fn a_live_game_is_discovered_assigned_and_confirmed() {
     let mut p = Plane::new();
     p.beat("s1", 20);
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 20);
     p.slate(&[("nfl-1", Live)]);
     p.beat("s1", 20);
-    let expected =
-        ["LeaderElected", "ServiceRegistered", "GameDiscovered", "GameWentLive", "GameAssigned", "AssignmentConfirmed"];
+    let expected = [
+        "LeaderElected",
+        "ServiceRegistered",
+        "ServiceStatusChanged",
+        "GameDiscovered",
+        "GameWentLive",
+        "GameAssigned",
+        "AssignmentConfirmed",
+    ];
     assert_eq!(p.types(), expected);
-    assert_eq!(p.log[4].subject, "arbees.control.assignment.nfl-1.none.s1");
-    let reason = p.log[4].event.reason.clone().unwrap();
+    assert_eq!(p.log[5].subject, "arbees.control.assignment.nfl-1.none.s1");
+    let reason = p.log[5].event.reason.clone().unwrap();
     assert_eq!((reason.cause.as_str(), reason.candidates.len()), ("live", 1));
     p.beat("s1", 20);
     assert_eq!(p.log.len(), expected.len(), "a second report confirms nothing anew");
@@ -37,13 +44,18 @@ fn nothing_is_placed_before_the_fleet_had_time_to_beat() {
     p.beat("s2", 20);
     p.beat("s1", 20);
     p.wait(1);
+    assert_eq!(p.count("GameAssigned"), 0, "on the first day, shards that beat every 10 s may be watching already");
+    p.wait(10);
+    p.beat("s2", 20);
+    p.beat("s1", 20);
+    p.wait(0);
     assert_eq!((p.owner("nfl-1").as_deref(), p.owner("nfl-2").as_deref()), (Some("s1"), Some("s2")));
 }
 
 #[test]
 fn a_scheduled_game_is_assigned_fifteen_minutes_before_its_start() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 20);
     let start = p.now + 16 * 60 * SECOND;
     p.hear(Input::Slate { games: vec![report("nba-7", Pre, start)], schedule: true });
@@ -62,7 +74,7 @@ fn final_counts_when_reported_twice_thirty_seconds_apart() {
     p.slate(&[("nfl-1", Final)]);
     assert_eq!(p.count("GameReleased"), 0);
     p.slate(&[("nfl-1", Live)]);
-    p.wait(2);
+    p.wait(12);
     p.slate(&[("nfl-1", Final)]);
     assert_eq!(p.count("GameReleased"), 0, "a live report in between begins the count anew");
     p.wait(30);
@@ -91,7 +103,7 @@ fn a_suspended_game_is_kept_while_absent_and_resumes_under_its_id() {
 #[test]
 fn a_game_first_seen_suspended_is_watched_and_one_first_seen_over_is_not() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 20);
     p.slate(&[("mlb-1", Suspended), ("mlb-2", Final), ("mlb-3", Canceled), ("mlb-4", Postponed)]);
     assert_eq!(p.owner("mlb-1").as_deref(), Some("s1"));
@@ -113,7 +125,7 @@ fn postponed_and_canceled_games_are_released_at_once_and_a_live_report_opens_the
 #[test]
 fn a_game_with_nowhere_to_go_waits_and_is_placed_as_soon_as_there_is_room() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 1);
     p.slate(&[("nfl-1", Live), ("nfl-2", Live)]);
     p.wait(1);
@@ -130,12 +142,12 @@ fn a_game_with_nowhere_to_go_waits_and_is_placed_as_soon_as_there_is_room() {
 #[test]
 fn a_shard_that_is_not_operational_or_not_heard_gets_nothing() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     let mut sick = beat("s1", 20, true, Vec::new());
     if let Some(Payload::Heartbeat(h)) = &mut sick.payload {
         h.checks.clear();
     }
-    p.hear(Input::Beat(Box::new(sick), Medium::Log));
+    p.log_beat(sick);
     p.redis_beat("full", &[]);
     p.slate(&[("nfl-1", Live)]);
     assert_eq!(p.owner("nfl-1").as_deref(), Some("full"));
@@ -209,7 +221,7 @@ fn a_bare_id_means_the_one_game_that_has_it_and_nothing_when_two_do() {
 #[test]
 fn a_redis_only_shard_is_told_again_until_it_reports_the_game() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.redis_beat("old", &[]);
     p.slate(&[("nfl-1", Live)]);
     let adds = |p: &Plane| p.effects.iter().filter(|e| matches!(e, Effect::AddGame { .. })).count();
@@ -242,7 +254,7 @@ fn a_changed_process_is_a_restart_and_moves_nothing() {
     if let Some(Payload::Heartbeat(h)) = &mut again.payload {
         h.service.as_mut().unwrap().process = "p2".into();
     }
-    p.hear(Input::Beat(Box::new(again), Medium::Log));
+    p.log_beat(again);
     assert_eq!((p.count("ServiceRestarted"), p.count("GameAssigned")), (1, 1));
     assert_eq!(p.fleet.state().services.values().next().unwrap().restarts, 1);
 }
@@ -250,10 +262,10 @@ fn a_changed_process_is_a_restart_and_moves_nothing() {
 #[test]
 fn a_batch_never_grows_over_a_thousand_events_and_the_rest_follows() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     p.beat("s1", 5_000);
     let games: Vec<_> = (0..600).map(|i| report(&format!("nfl-{i}"), Live, T0)).collect();
-    p.fleet.decide(p.now, Input::Slate { games: games.clone(), schedule: false });
+    p.fleet.decide(at(p.now), Input::Slate { games: games.clone(), schedule: false });
     let turn = p.fleet.end_turn();
     assert_eq!(turn.events.len(), 1_000);
     p.log.extend(turn.events);
@@ -293,13 +305,13 @@ fn what_is_over_is_opened_again_by_play_alone() {
 #[test]
 fn when_all_shards_fail_the_same_check_new_games_are_still_placed_on_the_log() {
     let mut p = Plane::new();
-    p.wait(2);
+    p.wait(12);
     for shard in ["s1", "s2"] {
         let mut sick = beat(shard, 20, true, Vec::new());
         if let Some(Payload::Heartbeat(h)) = &mut sick.payload {
             h.checks[0].ok = false;
         }
-        p.hear(Input::Beat(Box::new(sick), Medium::Log));
+        p.log_beat(sick);
     }
     p.slate(&[("nfl-1", Live)]);
     assert_eq!(p.owner("nfl-1").as_deref(), Some("s1"));
@@ -313,10 +325,10 @@ fn huge_texts_are_cut_and_a_log_that_lost_its_tail_goes_on_in_a_new_generation()
         let service = h.service.as_mut().unwrap();
         (service.version, service.kind) = ("é".repeat(1 << 20), format!("shard{}", "x".repeat(1 << 20)));
     }
-    p.hear(Input::Beat(Box::new(huge), Medium::Log));
-    let registered = p.log.last().unwrap();
+    p.log_beat(huge);
+    let registered = &p.log[1];
     assert_eq!((registered.event_type, registered.payload.len() < 2_000), ("ServiceRegistered", true));
-    let mut next = Fleet::new(p.folded(), Settings::default(), Names::new(""), me(), p.now);
-    next.take_office(p.now, 2);
+    let mut next = Fleet::new(p.folded(), Settings::default(), Names::new(""), me(), at(p.now));
+    next.take_office(at(p.now), 2);
     assert_eq!(next.state().head.generation, 2);
 }

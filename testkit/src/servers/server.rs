@@ -86,6 +86,16 @@ impl Server {
         self.process.kill().await;
     }
 
+    /// Freezes it: it holds its connections and answers nothing.
+    pub fn pause(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
     /// Starts it again after it ended, on the same port and data, and waits until it answers.
     ///
     /// # Errors

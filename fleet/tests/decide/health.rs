@@ -1,0 +1,403 @@
+//! Who is well, who is lost, and who watches their games then.
+
+use arbees_fleet::ReportedPhase::Live;
+use arbees_fleet::decide::{Medium, Probe};
+use arbees_fleet::state::{Circuit, ServiceKey};
+use arbees_fleet::{Effect, Input, Status};
+use arbees_proto::{InstanceId, Payload, v1};
+
+use crate::plane::{Plane, beat};
+
+fn key(shard: &str) -> ServiceKey {
+    ServiceKey::shard(InstanceId::lenient(shard).unwrap())
+}
+
+fn status(p: &Plane, shard: &str) -> Status {
+    p.fleet.state().services[&key(shard)].status
+}
+
+/// These shards, well known, with so many live games.
+fn fleet(shards: &[&str], games: usize) -> Plane {
+    let mut p = Plane::new();
+    p.live(13, shards);
+    let ids: Vec<String> = (0..games).map(|n| format!("nfl-{n}")).collect();
+    p.slate(&ids.iter().map(|id| (id.as_str(), Live)).collect::<Vec<_>>());
+    p.live(1, shards);
+    assert_eq!(p.count("GameAssigned"), games);
+    p.effects.clear();
+    p
+}
+
+fn load(p: &Plane, shard: &str) -> u32 {
+    p.fleet.state().loads().get(&InstanceId::lenient(shard).unwrap()).copied().unwrap_or(0)
+}
+
+/// Answers every probe with `answer` and stores every fence that the leader asks for.
+fn judge(p: &mut Plane, answer: Probe) -> usize {
+    let mut fenced = 0;
+    for effect in std::mem::take(&mut p.effects) {
+        match effect {
+            Effect::Probe { key } => p.hear(Input::Probed { key, answer }),
+            Effect::Judge { key, heartbeat } => {
+                fenced += 1;
+                p.hear(Input::Fenced { key, heartbeat, fence: heartbeat + 1 });
+            }
+            other => p.effects.push(other),
+        }
+    }
+    fenced
+}
+
+fn says(shard: &str, status: &str, redis_ok: bool) -> v1::Event {
+    let mut event = beat(shard, 20, true, Vec::new());
+    if let Some(Payload::Heartbeat(h)) = &mut event.payload {
+        h.status = status.to_owned();
+        h.checks[0].ok = redis_ok;
+    }
+    event
+}
+
+/// The same with the games it owns.
+fn says_watching(p: &Plane, shard: &str, status: &str, redis_ok: bool) -> v1::Event {
+    let mut event = says(shard, status, redis_ok);
+    if let Some(Payload::Heartbeat(h)) = &mut event.payload {
+        let owned = p.fleet.state().games.iter().filter_map(|(id, g)| Some((id, g.owner.as_ref()?)));
+        let its = owned.filter(|(_, o)| o.shard.as_str() == shard);
+        h.games = its.map(|(id, o)| v1::Watched { game: id.to_string(), epoch: o.epoch.0 }).collect();
+    }
+    event
+}
+
+#[test]
+fn a_silent_shard_is_asked_then_fenced_then_lost_and_its_games_move_at_once() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    p.live(1, &["s2", "s3"]);
+    assert_eq!(p.effects, [], "one missed beat is none");
+    p.live(1, &["s2", "s3"]);
+    assert!(p.effects.contains(&Effect::Probe { key: key("s1") }));
+    assert_eq!(judge(&mut p, Probe::Silent), 0, "its lease is not over");
+    p.live(1, &["s2", "s3"]);
+    assert_eq!(judge(&mut p, Probe::Silent), 1);
+    assert_eq!((status(&p, "s1"), load(&p, "s1")), (Status::Dead, 0));
+    assert_eq!((load(&p, "s2"), load(&p, "s3"), p.count("GameReassigned")), (5, 4, 3));
+    assert_eq!(p.count("ServiceLost"), 1);
+    assert!(p.effects.iter().any(|e| matches!(e, Effect::Alert(a) if a.kind == "shard_lost")));
+}
+
+#[test]
+fn a_newer_beat_than_the_fence_names_means_that_it_lives() {
+    let mut p = fleet(&["s1", "s2"], 4);
+    p.live(3, &["s2"]);
+    let heartbeat = p.effects.iter().find_map(|e| match e {
+        Effect::Judge { heartbeat, .. } => Some(*heartbeat),
+        _ => None,
+    });
+    p.beat("s1", 20);
+    p.hear(Input::Fenced { key: key("s1"), heartbeat: heartbeat.unwrap(), fence: 99 });
+    assert_eq!((status(&p, "s1"), p.count("ServiceLost")), (Status::Healthy, 0));
+}
+
+#[test]
+fn one_that_answers_is_spared_for_ten_seconds_and_no_longer() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    for second in 0..20 {
+        p.live(1, &["s2", "s3"]);
+        if judge(&mut p, Probe::Answered) > 0 {
+            assert!((11..=13).contains(&second), "judged after {second} s");
+            assert_eq!(status(&p, "s1"), Status::Dead);
+            return;
+        }
+    }
+    panic!("never judged");
+}
+
+#[test]
+fn a_medium_that_does_not_carry_the_leaders_own_word_kills_nobody() {
+    let mut p = fleet(&["s1", "s2"], 4);
+    // Nothing comes over the log, neither the shards' beats nor the leader's own.
+    for _ in 0..30 {
+        p.wait(1);
+    }
+    assert_eq!(judge(&mut p, Probe::Silent), 0);
+    // It is back, and the shards need a while: nobody is judged for a lease and two seconds.
+    p.live(3, &["s1"]);
+    assert_eq!(judge(&mut p, Probe::Silent), 0);
+    p.live(4, &["s1"]);
+    assert!(judge(&mut p, Probe::Silent) > 0);
+    assert_eq!((status(&p, "s2"), p.count("ServiceLost")), (Status::Dead, 1));
+}
+
+#[test]
+fn a_leader_that_was_stopped_for_a_minute_does_not_judge_by_its_backlog() {
+    let mut p = fleet(&["s1", "s2", "s3"], 4);
+    p.now += 60 * arbees_fleet::SECOND;
+    p.hear(Input::Tick);
+    assert_eq!(judge(&mut p, Probe::Silent), 0);
+    p.live(10, &["s1", "s2", "s3"]);
+    assert_eq!((judge(&mut p, Probe::Silent), p.count("ServiceLost")), (0, 0));
+}
+
+#[test]
+fn when_most_fall_silent_at_once_games_trickle_until_it_is_believed() {
+    let mut p = fleet(&["s1", "s2", "s3"], 30);
+    p.live(2, &["s3"]);
+    judge(&mut p, Probe::Silent);
+    p.live(1, &["s3"]);
+    assert_eq!(judge(&mut p, Probe::Silent), 2);
+    assert_eq!((p.count("ServiceLost"), p.count("BrakeEngaged")), (2, 1));
+    let moved = p.count("GameReassigned");
+    assert!(moved <= 1, "{moved} moved at once");
+    p.live(5, &["s3"]);
+    let trickled = p.count("GameReassigned");
+    assert!((4..=7).contains(&trickled), "{trickled} in 5 s");
+    let told = p.effects.iter().filter(|e| matches!(e, Effect::Alert(a) if a.kind == "brake_engaged")).count();
+    assert_eq!(told, 1);
+    p.live(25, &["s3"]);
+    assert_eq!((load(&p, "s3"), p.count("BrakeReleased")), (20, 1), "full, and the rest waits");
+    assert_eq!(p.fleet.state().games.values().filter(|g| g.queued_since_us.is_some()).count(), 10);
+}
+
+#[test]
+fn connections_seen_to_close_are_proof_and_need_no_brake() {
+    let mut p = fleet(&["s1", "s2", "s3"], 18);
+    p.live(2, &["s3"]);
+    judge(&mut p, Probe::Nobody);
+    p.live(1, &["s3"]);
+    assert_eq!(judge(&mut p, Probe::Nobody), 2);
+    assert_eq!((p.count("BrakeEngaged"), load(&p, "s3")), (0, 18));
+}
+
+#[test]
+fn games_are_not_placed_on_one_that_died_in_the_same_round() {
+    let mut p = fleet(&["s1", "s2", "s3", "s4", "s5"], 15);
+    p.live(2, &["s3", "s4", "s5"]);
+    judge(&mut p, Probe::Nobody);
+    p.live(1, &["s3", "s4", "s5"]);
+    judge(&mut p, Probe::Nobody);
+    let target = |payload: &Option<Payload>| match payload {
+        Some(Payload::GameReassigned(m)) => Some(m.shard.clone()),
+        _ => None,
+    };
+    let moved_to: Vec<String> = p.log.iter().filter_map(|e| target(&e.event.payload)).collect();
+    assert_eq!(moved_to.len(), 6);
+    assert!(moved_to.iter().all(|to| to != "s1" && to != "s2"), "{moved_to:?}");
+}
+
+#[test]
+fn a_degraded_shard_gets_nothing_new_at_once_and_loses_its_games_after_ten_seconds() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    let sick = |p: &mut Plane, seconds| {
+        for _ in 0..seconds {
+            p.live(1, &["s2", "s3"]);
+            let event = says_watching(p, "s1", "healthy", false);
+            p.log_beat(event);
+        }
+    };
+    sick(&mut p, 1);
+    assert_eq!(status(&p, "s1"), Status::Degraded);
+    p.slate(&[("nba-1", Live)]);
+    assert_ne!(p.owner("nba-1").as_deref(), Some("s1"));
+    sick(&mut p, 8);
+    assert_eq!((load(&p, "s1"), p.count("GameReassigned")), (3, 0));
+    sick(&mut p, 3);
+    assert_eq!((load(&p, "s1"), p.count("GameReassigned")), (0, 3));
+    p.live(1, &["s1", "s2", "s3"]);
+    assert_eq!(status(&p, "s1"), Status::Recovered);
+    p.live(2, &["s1", "s2", "s3"]);
+    assert_eq!(status(&p, "s1"), Status::Healthy);
+    let recovered = p.log.iter().find_map(|e| match &e.event.payload {
+        Some(Payload::ServiceRecovered(r)) => Some(r.unwell_us / arbees_fleet::SECOND),
+        _ => None,
+    });
+    assert!(recovered.is_some_and(|s| (10..=14).contains(&s)), "{recovered:?}");
+}
+
+#[test]
+fn one_that_is_ill_now_and_then_does_not_keep_its_games_for_ever() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    for _ in 0..6 {
+        p.live(1, &["s2", "s3"]);
+        let ill = says_watching(&p, "s1", "healthy", false);
+        p.log_beat(ill);
+        p.live(1, &["s1", "s2", "s3"]);
+    }
+    let ill = says_watching(&p, "s1", "healthy", false);
+    p.log_beat(ill);
+    p.live(0, &[]);
+    p.hear(Input::Tick);
+    assert_eq!(load(&p, "s1"), 0);
+}
+
+#[test]
+fn when_more_than_half_fail_the_same_check_nothing_moves() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    for _ in 0..30 {
+        p.live(1, &["s3"]);
+        for shard in ["s1", "s2"] {
+            let event = says_watching(&p, shard, "healthy", false);
+            p.log_beat(event);
+        }
+    }
+    assert_eq!(p.count("GameReassigned"), 0);
+}
+
+#[test]
+fn a_shard_that_stops_hands_its_games_over_and_is_retired_without_alert() {
+    let mut p = fleet(&["s1", "s2", "s3"], 9);
+    let bye = says_watching(&p, "s1", "stopping", true);
+    p.log_beat(bye);
+    assert_eq!((status(&p, "s1"), load(&p, "s1"), p.count("GameReassigned")), (Status::Stopping, 0, 3));
+    for _ in 0..5 {
+        p.live(1, &["s2", "s3"]);
+        judge(&mut p, Probe::Nobody);
+    }
+    assert_eq!((status(&p, "s1"), p.count("ServiceLost")), (Status::Retired, 0));
+    assert!(!p.effects.iter().any(|e| matches!(e, Effect::Alert(_))));
+}
+
+#[test]
+fn lost_games_without_room_stay_their_owners_and_are_its_again_when_it_returns() {
+    let mut p = fleet(&["s1"], 5);
+    let epochs = |p: &Plane| -> Vec<u64> {
+        p.fleet.state().games.values().filter_map(|g| Some(g.owner.as_ref()?.epoch.0)).collect()
+    };
+    let before = epochs(&p);
+    for _ in 0..4 {
+        p.live(1, &[]);
+        judge(&mut p, Probe::Nobody);
+    }
+    assert_eq!((status(&p, "s1"), p.count("GameQueued")), (Status::Dead, 5));
+    let told =
+        |p: &Plane| p.effects.iter().filter(|e| matches!(e, Effect::Alert(a) if a.kind == "no_healthy_shards")).count();
+    assert_eq!(told(&p), 1);
+    p.live(5, &["s1"]);
+    assert_eq!((status(&p, "s1"), epochs(&p)), (Status::Healthy, before));
+    assert_eq!(p.count("GameReassigned"), 0);
+}
+
+#[test]
+fn a_redis_only_shard_is_lost_by_time_but_not_while_redis_is_down() {
+    let mut p = Plane::new();
+    p.live(13, &["s1"]);
+    p.redis_beat("old.1", &[]);
+    p.slate(&[("nfl-1", Live), ("nfl-2", Live)]);
+    p.live(40, &["s1"]);
+    // Redis is away: neither its beats nor the leader's own word come back.
+    for _ in 0..200 {
+        p.now += arbees_fleet::SECOND;
+        p.beat("s1", 20);
+        p.hear(Input::Tick);
+    }
+    assert_eq!(p.count("ServiceLost"), 0);
+    p.redis_beat("old.1", &[]);
+    p.live(59, &["s1"]);
+    assert_eq!(p.count("ServiceLost"), 0);
+    p.live(5, &["s1"]);
+    assert_eq!((p.count("ServiceLost"), status(&p, "old.1")), (1, Status::Dead));
+    assert_eq!(load(&p, "old.1"), 0);
+}
+
+#[test]
+fn a_shard_that_takes_up_nothing_is_given_nothing_then_tried_with_one_game() {
+    let mut p = fleet(&["s1", "s2"], 8);
+    let deaf = |p: &mut Plane, seconds: i64| {
+        for _ in 0..seconds {
+            p.live(1, &["s2"]);
+            p.log_beat(beat("s1", 20, true, Vec::new()));
+        }
+    };
+    deaf(&mut p, 2);
+    let circuit = |p: &Plane| p.fleet.state().services[&key("s1")].breaker.circuit;
+    assert_eq!((circuit(&p), p.count("CircuitOpened")), (Circuit::Open, 1));
+    assert!(p.count("AssignmentFailed") >= 3);
+    deaf(&mut p, 2);
+    assert_eq!((load(&p, "s1"), load(&p, "s2")), (0, 8));
+    deaf(&mut p, 27);
+    assert_eq!(p.count("CircuitHalfOpened"), 0);
+    deaf(&mut p, 4);
+    assert_eq!(circuit(&p), Circuit::HalfOpen);
+    p.slate(&[("nba-1", Live), ("nba-2", Live), ("nba-3", Live)]);
+    assert_eq!(load(&p, "s1"), 1, "one as a trial");
+    deaf(&mut p, 3);
+    assert_eq!((circuit(&p), load(&p, "s1")), (Circuit::Open, 0));
+    deaf(&mut p, 31);
+    p.slate(&[("nba-4", Live)]);
+    assert_eq!(p.owner("nba-4").as_deref(), Some("s1"));
+    p.live(1, &["s1", "s2"]);
+    p.slate(&[("nba-5", Live)]);
+    p.live(1, &["s1", "s2"]);
+    assert_eq!((circuit(&p), p.count("CircuitClosed")), (Circuit::Closed, 1));
+}
+
+#[test]
+fn a_report_from_before_the_assignment_proves_nothing() {
+    let mut p = fleet(&["s1"], 1);
+    for _ in 0..10 {
+        p.live(1, &[]);
+        let mut old = beat("s1", 20, true, Vec::new());
+        if let Some(Payload::Heartbeat(h)) = &mut old.payload {
+            h.last_applied = 1;
+        }
+        p.log_beat(old);
+    }
+    assert_eq!(p.count("AssignmentFailed"), 0);
+}
+
+#[test]
+fn on_the_first_day_a_fleet_that_is_watching_keeps_what_it_watches() {
+    let mut p = Plane::new();
+    let games: Vec<String> = (0..40).map(|n| format!("nfl-{n}")).collect();
+    let watching = |p: &mut Plane| {
+        for shard in 0..4 {
+            let its: Vec<String> = (shard * 10..(shard + 1) * 10).map(|n| n.to_string()).collect();
+            p.redis_beat(&format!("old.{shard}"), &its.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    };
+    watching(&mut p);
+    p.live(1, &[]);
+    p.slate(&games.iter().map(|id| (id.as_str(), Live)).collect::<Vec<_>>());
+    p.live(9, &[]);
+    watching(&mut p);
+    p.live(10, &[]);
+    watching(&mut p);
+    p.live(10, &[]);
+    let removed = p.effects.iter().any(|e| matches!(e, Effect::RemoveGame { .. }));
+    assert_eq!((p.count("GameAssigned"), p.count("GameReassigned"), removed), (40, 0, false));
+    let adopted = p.log.iter().filter(|e| e.event.reason.as_ref().is_some_and(|r| r.cause == "adopted")).count();
+    assert_eq!(adopted, 40);
+}
+
+#[test]
+fn a_zombie_is_told_to_remove_until_it_is_gone_and_only_when_all_have_reported() {
+    let mut p = fleet(&["s1", "s2"], 2);
+    let zombie = p.owner("nfl-0").unwrap();
+    let other = if zombie == "s1" { "s2" } else { "s1" };
+    let removes = |p: &Plane| p.effects.iter().filter(|e| matches!(e, Effect::RemoveGame { .. })).count();
+    let mut counts = Vec::new();
+    for _ in 0..8 {
+        p.live(1, &["s1", "s2"]);
+        let mut event = says_watching(&p, other, "healthy", true);
+        if let Some(Payload::Heartbeat(h)) = &mut event.payload {
+            h.games.push(v1::Watched { game: "nfl-0".into(), epoch: 1 });
+        }
+        p.log_beat(event);
+        counts.push(removes(&p));
+    }
+    assert!(counts[0] == 1 && *counts.last().unwrap() >= 2, "{counts:?}");
+    assert_eq!(p.count("GameReassigned"), 0);
+}
+
+#[test]
+fn a_crypto_shard_is_only_watched_over() {
+    let mut p = fleet(&["s1"], 1);
+    let mut crypto = beat("c1", 20, false, vec![v1::Watched { game: "nfl-0".into(), epoch: 0 }]);
+    if let Some(Payload::Heartbeat(h)) = &mut crypto.payload {
+        h.service.as_mut().unwrap().shard_type = "crypto".into();
+    }
+    for _ in 0..3 {
+        p.hear(Input::Beat(Box::new(crypto.clone()), Medium::Redis));
+        p.live(10, &["s1"]);
+    }
+    assert!(!p.effects.iter().any(|e| matches!(e, Effect::RemoveGame { .. } | Effect::AddGame { .. })));
+    assert_eq!((p.owner("nfl-0").as_deref(), load(&p, "c1")), (Some("s1"), 0));
+}
