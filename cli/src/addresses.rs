@@ -1,5 +1,7 @@
 //! Where a running stack is: written by `up`, found by the other commands with no argument.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +23,9 @@ pub struct Addresses {
     pub stream_prefix: String,
     /// `NATS_CREDS` of the stack; a private one has none.
     pub nats_creds: Option<String>,
+    /// `OPERATOR_TOKEN` of the stack; a private one makes its own.
+    #[serde(default)]
+    pub operator_token: Option<String>,
     /// Base URL of the feed; empty with `--feed live`.
     pub feed_url: String,
     /// Base URL of each program's health.
@@ -37,7 +42,10 @@ impl Addresses {
     /// Writes them into `folder`, whole or not at all.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let fresh = folder.join(format!("{FILE}.new"));
-        std::fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        // It holds the operators' token: it is for whoever brought the stack up.
+        let mut open = std::fs::OpenOptions::new();
+        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(&fresh, folder.join(FILE)).context("writing the addresses")
     }
 

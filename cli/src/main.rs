@@ -1,6 +1,7 @@
 //! `arbees`: brings the stack up, shows what is so, and proves the tables against the log.
 
 mod addresses;
+mod operate;
 mod show;
 mod table;
 mod up;
@@ -11,8 +12,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use arbees_core::exit::{Exit, report};
+use arbees_fleet::decide::operator::Verb;
+use arbees_proto::{GameId, ShardId};
 use arbees_testkit::feed::Source;
 use clap::{Args, Parser, Subcommand};
+
+use crate::operate::Operate;
 
 /// Arbees' control plane.
 #[derive(Parser, Debug)]
@@ -57,6 +62,64 @@ enum Command {
     ///
     /// Example: arbees services --json
     Services(Look),
+    /// Move all games off a shard, and give it none.
+    ///
+    /// Example: arbees drain shard_02 --dry-run
+    Drain {
+        shard: ShardId,
+        #[command(flatten)]
+        args: Operate,
+    },
+    /// Give a drained shard games again.
+    ///
+    /// Example: arbees undrain shard_02
+    Undrain {
+        shard: ShardId,
+        #[command(flatten)]
+        args: Operate,
+    },
+    /// Move one game to a shard.
+    ///
+    /// Example: arbees move nfl-401547698 shard_01
+    Move {
+        game: GameId,
+        shard: ShardId,
+        #[command(flatten)]
+        args: Operate,
+    },
+    /// Keep a game on a shard: the one that has it, or another. It yields to that shard's death and to `move` alone.
+    ///
+    /// Example: arbees pin nfl-401547698 shard_01
+    Pin {
+        game: GameId,
+        shard: Option<ShardId>,
+        #[command(flatten)]
+        args: Operate,
+    },
+    /// Let a pinned game go.
+    ///
+    /// Example: arbees unpin nfl-401547698
+    Unpin {
+        game: GameId,
+        #[command(flatten)]
+        args: Operate,
+    },
+    /// Stop automatic moves, but for those off lost and stopping shards.
+    ///
+    /// Example: arbees pause --operator ann
+    Pause(Operate),
+    /// Let automatic moves go on.
+    ///
+    /// Example: arbees resume
+    Resume(Operate),
+    /// Tell a shard all its games again, over Redis.
+    ///
+    /// Example: arbees resync old_shard_3
+    Resync {
+        shard: ShardId,
+        #[command(flatten)]
+        args: Operate,
+    },
     /// Compare the tables with the fold of the log; exit 1 and the differences if there are any.
     ///
     /// Example: arbees verify
@@ -125,6 +188,14 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Games { all, look } => show::games(&look, all).await,
         Command::Shards(look) => show::services(&look, Some("shard")).await,
         Command::Services(look) => show::services(&look, None).await,
+        Command::Drain { shard, args } => operate::run(Verb::Drain { shard }, &args).await,
+        Command::Undrain { shard, args } => operate::run(Verb::Undrain { shard }, &args).await,
+        Command::Move { game, shard, args } => operate::run(Verb::Move { game, shard }, &args).await,
+        Command::Pin { game, shard, args } => operate::run(Verb::Pin { game, shard }, &args).await,
+        Command::Unpin { game, args } => operate::run(Verb::Unpin { game }, &args).await,
+        Command::Pause(args) => operate::run(Verb::Pause, &args).await,
+        Command::Resume(args) => operate::run(Verb::Resume, &args).await,
+        Command::Resync { shard, args } => operate::run(Verb::Resync { shard }, &args).await,
         Command::Verify(look) => verify::run(&look).await,
     };
     done.map_err(|error| Exit::Failed(format!("{error:#}")))

@@ -168,7 +168,12 @@ impl State {
             }
             Some(Payload::GameUnpinned(e)) => self.game(&e.game, |g| g.pin = None),
             Some(Payload::AssignmentConfirmed(e)) => {
-                let touched = self.owned(e.game.as_ref(), e.epoch, |owner| owner.confirmed_at_us = Some(at))?;
+                let touched = self.owned(e.game.as_ref(), e.epoch, |owner| {
+                    owner.confirmed_at_us.get_or_insert(at);
+                })?;
+                if let Some(game) = touched.game.as_ref().and_then(|id| self.games.get_mut(id)) {
+                    game.queued_since_us = None;
+                }
                 let taken = self.shard(&e.shard, |s| s.breaker.taken_up())?;
                 Ok(Touched { service: taken.service, ..touched })
             }

@@ -11,8 +11,14 @@ use std::collections::BTreeMap;
 
 /// An unacknowledged beat is sent again after this.
 pub const RESEND_US: i64 = 400_000;
+/// A beat that was refused for no reason that the subject shows is composed anew after this.
+const REFUSED_REST_US: i64 = 100_000;
 /// What an orchestrator said of the log counts for this long.
 pub const WORD_US: i64 = 2_000_000;
+
+/// A process that finds itself fenced rests for this long before it acts again: what the leader decides on the strength of the
+/// fence is in the log by then, and the log is read before acting.
+pub const FENCE_REST_US: i64 = 500_000;
 
 /// What the shell must do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +89,8 @@ pub struct Lease {
     claimed: bool,
     /// The process before may act until then.
     quiet_until_us: i64,
+    /// The tail must have stood at the stream's end after this.
+    tail_after_us: i64,
     fenced: bool,
     held_until_us: i64,
     words: BTreeMap<String, Word>,
@@ -104,6 +112,7 @@ impl Lease {
             tail_us: None,
             claimed: false,
             quiet_until_us: i64::MIN,
+            tail_after_us: i64::MIN,
             fenced: false,
             held_until_us: i64::MIN,
             words: BTreeMap::new(),
@@ -167,12 +176,16 @@ impl Lease {
                     self.acked(number, sequence);
                 } else {
                     self.adopt(sequence);
+                    // Refused though nobody else has beaten: the server is ill, and is not asked faster for it.
+                    self.next_beat_us = now_us + REFUSED_REST_US;
                 }
             }
             Last::Fence { sequence } => {
                 self.adopt(sequence);
                 // Nobody acts under a lease from before a fence; whatever this process knew may be another's by now.
-                self.fenced = self.claimed;
+                self.fenced = true;
+                self.quiet_until_us = self.quiet_until_us.max(now_us + FENCE_REST_US);
+                self.tail_after_us = now_us + FENCE_REST_US;
                 self.acked_us = None;
                 self.held_until_us = i64::MIN;
             }
@@ -231,6 +244,7 @@ impl Lease {
             && !self.fenced
             && self.claimed
             && now_us >= self.quiet_until_us
+            && self.tail_us.is_some_and(|at| at >= self.tail_after_us)
             && (self.deadline_us().is_some_and(|d| now_us < d) || now_us < self.held_until_us)
     }
 
@@ -244,6 +258,12 @@ impl Lease {
     #[must_use]
     pub const fn is_quiet(&self) -> bool {
         self.in_flight.is_none() && self.next_beat_us != i64::MIN
+    }
+
+    /// Whether the tail has told nothing for longer than any lease.
+    #[must_use]
+    pub fn is_tail_dead(&self, now_us: i64) -> bool {
+        self.tail_us.is_some_and(|at| now_us - at > 2 * self.ttl_us)
     }
 
     /// When it may begin to act, as far as the process before is concerned.
@@ -319,7 +339,9 @@ mod tests {
         assert!(!lease.may_act(resumed));
         assert_eq!(lease.step(resumed), Step::Send { number: 3, expected: 20, again: false });
         lease.acked(3, 21);
-        assert!(lease.may_act(resumed));
+        assert!(!lease.may_act(resumed), "what follows the fence may not be in the log yet");
+        lease.tail_at_end(resumed + FENCE_REST_US);
+        assert!(lease.may_act(resumed + FENCE_REST_US));
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub const PAUSE_LIMIT: i64 = SECOND;
 pub const PROBE_EVERY: i64 = SECOND;
 /// A shard that answers but does not beat is spared for this long at most.
 pub const PROBE_GRACE: i64 = 10 * SECOND;
+/// A fence is fresh for this long: well below the rest of a shard that finds itself fenced (`lease::FENCE_REST_US`).
+pub const FENCE_FRESH: i64 = crate::lease::FENCE_REST_US / 2;
 /// A verdict that was asked for and not heard of is asked for again after this.
 pub const JUDGE_AGAIN: i64 = SECOND;
 /// A degraded shard keeps its games for this long.
@@ -133,6 +135,8 @@ pub const MOVES_PER_SECOND: u32 = 500;
 pub const MOVES_PER_TARGET: u32 = 100;
 /// A service that falls silent is taken for replaced when another of its kind has come within this before or after.
 pub const REPLACED_WITHIN: i64 = 60 * SECOND;
+/// A process that beats again after another one under its name, within this, is its twin and no restart.
+pub const TWIN_WITHIN: i64 = 60 * SECOND;
 /// A shard that did not take up a game is not offered it again for this long.
 pub const FAILED_FOR: i64 = 600 * SECOND;
 /// Games named in an event about a shard at most, so that it stays far below the largest message.

@@ -74,13 +74,19 @@ impl Watcher {
         let entry = |(id, epoch): (&GameId, &Epoch)| v1::Watched { game: id.to_string(), epoch: epoch.0 };
         let watched = self.watched();
         let rejected = self.set.held().iter().filter(|(id, _)| !watched.contains_key(id));
+        let is_deaf = self.lease.is_tail_dead(now_us);
+        let mut checks = about.checks;
+        checks.push(v1::Check { name: "log_tail_ok".to_owned(), ok: !is_deaf });
         let status = match about.status {
             _ if self.stopping => "stopping".to_owned(),
             _ if !self.has_acted => "starting".to_owned(),
+            // It beats and hears nothing: who should have its games is somebody else.
+            _ if is_deaf => "degraded".to_owned(),
             status => status,
         };
         v1::Heartbeat {
             status,
+            checks,
             rejected: rejected.map(|(id, held)| entry((id, &held.epoch))).collect(),
             games: watched.iter().map(entry).collect(),
             last_applied: self.set.last_applied(),

@@ -19,6 +19,8 @@ pub struct Config {
     pub process: String,
     pub discovery_every: Duration,
     pub schedule_every: Duration,
+    /// `OPERATOR_TOKEN`; without it operator verbs are off.
+    pub operator_token: Option<String>,
     pub settings: Settings,
 }
 
@@ -54,6 +56,7 @@ impl Config {
             process: uuid::Uuid::new_v4().simple().to_string(),
             discovery_every: env.seconds("DISCOVERY_INTERVAL_SECS", 30.0, 0.1..=3_600.0),
             schedule_every: env.seconds("SCHEDULED_SYNC_INTERVAL_SECS", 3_600.0, 1.0..=86_400.0),
+            operator_token: env.text("OPERATOR_TOKEN").filter(|t| !t.is_empty()),
             settings: Settings {
                 pregame_assign: pregame_minutes * 60 * SECOND,
                 discovery_window: window_hours * 3_600 * SECOND,

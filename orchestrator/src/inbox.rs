@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use arbees_core::bus::{Bus, Heard, contract};
-use arbees_core::log::{HEARTBEATS, Log, ReadError};
+use arbees_core::log::{Asked, HEARTBEATS, Log, ReadError};
 use arbees_fleet::Input;
 use arbees_fleet::decide::{MarketsFound, Medium};
+use arbees_proto::subject::Names;
 use arbees_proto::{Payload, ServiceKind, v1};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ pub enum Mail {
     StateAsked(String),
     /// Some orchestrator's effects have gone out up to this CONTROL sequence.
     EffectsThrough(u64),
+    /// An operator asks for something.
+    Asked(Asked),
     /// Another process beats under this orchestrator's name.
     Rival {
         process: String,
@@ -45,10 +48,17 @@ pub async fn start(
 ) -> Result<(), ReadError> {
     let (_, end) = log.bounds(HEARTBEATS).await?;
     let mut beats = log.tail(HEARTBEATS, Vec::new(), end + 1);
-    let (to, who) = (inbox.clone(), me.clone());
+    let (to, who, names) = (inbox.clone(), me.clone(), log.names().clone());
     spawn(tasks, stop, async move {
         while let Some(stored) = beats.next().await {
             match stored.event() {
+                // Whose subject it is, its payload must say: a service may publish on its own alone.
+                Ok(event) if !is_own_subject(&names, &stored.subject, &event) => {
+                    tracing::warn!(
+                        subject = stored.subject,
+                        "heartbeat names another service than its subject, dropped"
+                    );
+                }
                 Ok(event) => {
                     if let Some(mail) = of_orchestrator(&event, &who) {
                         put(&to, mail);
@@ -59,6 +69,8 @@ pub async fn start(
             }
         }
     });
+    let (asked, from) = (inbox.clone(), log.clone());
+    spawn(tasks, stop, async move { from.hear_asked(|request| put(&asked, Mail::Asked(request))).await });
     let channels =
         [contract::SERVICE_HEARTBEATS, contract::DISCOVERY_RESULTS, contract::STATE_REQUEST, contract::LOG_STATUS];
     let instance = me.instance.clone();
@@ -88,6 +100,19 @@ fn put(inbox: &mpsc::Sender<Mail>, mail: Mail) {
     }
 }
 
+/// Whether a message of HEARTBEATS is on the subject of the service that it names. Fences name theirs, too.
+fn is_own_subject(names: &Names, subject: &str, event: &v1::Event) -> bool {
+    let (kind, instance) = match &event.payload {
+        Some(Payload::Heartbeat(beat)) => match &beat.service {
+            Some(service) => (service.kind.as_str(), service.instance.as_str()),
+            None => return false,
+        },
+        Some(Payload::Fence(fence)) => (fence.kind.as_str(), fence.instance.as_str()),
+        _ => return false,
+    };
+    names.heartbeat(ServiceKind::of_name(kind), instance) == subject
+}
+
 /// What an orchestrator's beat tells beside that the log works.
 fn of_orchestrator(event: &v1::Event, me: &v1::Producer) -> Option<Mail> {
     let Some(Payload::Heartbeat(beat)) = &event.payload else { return None };
@@ -112,8 +137,10 @@ fn read(message: &Heard, me: &str) -> Result<Option<Mail>, contract::BadPayload>
         }
         contract::STATE_REQUEST => Mail::StateAsked(contract::read_state_request(payload)?),
         contract::LOG_STATUS => {
-            let is_own = contract::read_log_status(payload)?.instance == me;
-            return Ok(is_own.then_some(Mail::Input(Input::RedisEcho)));
+            let status = contract::read_log_status(payload)?;
+            let echo = (status.instance == me).then_some(Mail::Input(Input::RedisEcho));
+            // Shards hold their leases on this word, whoever said it.
+            return Ok(if status.log_ok { echo } else { Some(Mail::Input(Input::LogAway)) });
         }
         contract::SERVICE_HEARTBEATS => return Ok(beat(contract::read_service_beat(payload)?)),
         _ => return Ok(beat(contract::read_shard_beat(payload)?)),

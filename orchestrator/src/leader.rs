@@ -8,7 +8,7 @@ use arbees_core::bus::{Bus, contract, notify};
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
-use arbees_core::log::{AppendError, CONTROL, HEARTBEATS, Key, Log, ReadError, SNAPSHOT_EVERY, Verdict};
+use arbees_core::log::{AppendError, Asked, CONTROL, HEARTBEATS, Key, Log, ReadError, SNAPSHOT_EVERY, Verdict};
 use arbees_core::retry::{Policy, retry};
 use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
@@ -23,6 +23,7 @@ use crate::beat::{self, Heart, Pulse};
 use crate::config::Config;
 use crate::discovery;
 use crate::inbox::{self, Mail};
+use crate::operator::{self, Answer};
 use crate::outbox::{Errand, Outbox};
 
 /// How often time itself is an input.
@@ -105,6 +106,7 @@ pub async fn run(
         tasks: &tasks,
         asked: Vec::new(),
         rival: None,
+        answers: Vec::new(),
     };
     health.ok("leader");
     let result = desk.serve(stop).await;
@@ -168,6 +170,8 @@ struct Desk<'a> {
     asked: Vec<String>,
     /// A younger process under this orchestrator's name.
     rival: Option<String>,
+    /// Answers to operators, sent when what they tell of is stored.
+    answers: Vec<(Asked, Answer)>,
 }
 
 impl Desk<'_> {
@@ -340,7 +344,12 @@ impl Desk<'_> {
         match mail {
             Mail::Input(input) if self.leads => self.fleet.decide(now(), input),
             Mail::Input(input) => self.fleet.observe(now(), &input),
-            Mail::StateAsked(monitor_type) => self.asked.push(monitor_type),
+            Mail::StateAsked(monitor_type) if self.leads && !self.asked.contains(&monitor_type) => {
+                self.asked.push(monitor_type);
+            }
+            Mail::StateAsked(_) => {}
+            Mail::Asked(asked) if self.leads => self.operate(asked),
+            Mail::Asked(_) => {}
             Mail::EffectsThrough(sequence) => self.effects_through = self.effects_through.max(sequence),
             Mail::Rival { process, started_at_us } if started_at_us > self.started_at_us => {
                 let instance = &self.me.instance;
@@ -354,6 +363,31 @@ impl Desk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Decides about an operator's request.
+    fn operate(&mut self, asked: Asked) {
+        let answer = match operator::read(&asked, self.config.operator_token.as_deref()) {
+            Err(error) => Answer::refused(error),
+            Ok(ask) => match self.fleet.operate(now(), &ask) {
+                Err(refused) => Answer::refused(refused.to_string()),
+                Ok(plan) => {
+                    tracing::info!(verb = ask.verb.name(), operator = ask.operator, dry_run = ask.dry_run, "asked for");
+                    Answer { plan: Some(plan), error: None, applied: !ask.dry_run }
+                }
+            },
+        };
+        self.answers.push((asked, answer));
+    }
+
+    /// Answers operators, whose requests are decided and stored.
+    fn answer_operators(&mut self) {
+        for (asked, answer) in std::mem::take(&mut self.answers) {
+            let log = self.log.clone();
+            drop(self.tasks.spawn(async move {
+                log.answer(&asked, serde_json::to_vec(&answer).unwrap_or_default()).await;
+            }));
+        }
     }
 
     /// Answers those who asked what there is, out of what is in the log.
@@ -391,6 +425,7 @@ impl Desk<'_> {
             self.snapshot_if_due();
         }
         self.answer();
+        self.answer_operators();
         None
     }
 
@@ -451,7 +486,7 @@ impl Desk<'_> {
 
     fn snapshot_if_due(&mut self) {
         let sequence = self.fleet.state().head.sequence;
-        if sequence - self.snapshot_at < SNAPSHOT_EVERY {
+        if sequence.saturating_sub(self.snapshot_at) < SNAPSHOT_EVERY {
             return;
         }
         self.snapshot_at = sequence;

@@ -5,6 +5,7 @@ mod config;
 mod discovery;
 mod inbox;
 mod leader;
+mod operator;
 mod outbox;
 
 use std::process::ExitCode;

@@ -12,6 +12,9 @@ use crate::checkpoint::{signed, unsigned};
 use crate::letters::{self, DeadLetter};
 use crate::rows::{clean, time};
 
+/// What a JSON number holds exactly, and so the greatest epoch there can be.
+const MAX_EPOCH: u64 = 1 << 53;
+
 /// A row of `game_states`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateRow {
@@ -41,6 +44,12 @@ impl StateRow {
         let event = stored.event().map_err(|e| e.to_string())?;
         let Some(Payload::GameStateChanged(s)) = event.payload else { return Err("no game state".to_owned()) };
         let _: GameId = s.game.parse().map_err(|e| format!("{e}"))?;
+        if s.epoch > MAX_EPOCH {
+            return Err(format!("epoch {} is beyond any: allowed are up to {MAX_EPOCH}", s.epoch));
+        }
+        if s.home_win_prob.is_some_and(|p| !p.is_finite()) {
+            return Err("a win probability that is no number".to_owned());
+        }
         let number = |n: Option<u32>| n.and_then(|n| i32::try_from(n).ok());
         Ok(Self {
             sequence: signed(stored.sequence),

@@ -217,6 +217,13 @@ impl fmt::Display for InstanceId {
     }
 }
 
+impl FromStr for InstanceId {
+    type Err = BadId;
+    fn from_str(s: &str) -> Result<Self, BadId> {
+        Self::lenient(s)
+    }
+}
+
 impl TryFrom<String> for InstanceId {
     type Error = BadId;
     fn try_from(s: String) -> Result<Self, BadId> {

@@ -101,6 +101,10 @@ impl Claim {
     }
 
     fn send(&self, number: u64, expected: u64, event: v1::Event) {
+        if !self.log.is_connected() {
+            // It would wait in the client's buffer, behind the others; the lease sends it again.
+            return;
+        }
         let (log, news, subject) = (self.log.clone(), self.news.clone(), self.subject());
         let id = format!("{}:{number}", self.producer.process);
         tokio::spawn(async move {

@@ -54,7 +54,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (tell, to_redis) = mpsc::channel(REDIS_CAPACITY);
-    let telling = tokio::spawn(tell_redis(to_redis, bus));
+    let telling = tokio::spawn(tell_redis(to_redis, bus, permit.clone()));
     publish(&mut states, &log, &tell, &producer, &permit, &stop).await;
     drop(tell);
     // The last ones are worth a moment, but nobody waits for a Redis that is away.
@@ -64,7 +64,7 @@ pub async fn run(
 async fn publish(
     states: &mut mpsc::Receiver<Told>,
     log: &Log,
-    tell: &mpsc::Sender<(String, String)>,
+    tell: &mpsc::Sender<(Told, i64)>,
     producer: &v1::Producer,
     permit: &watch::Receiver<Permit>,
     stop: &CancellationToken,
@@ -85,37 +85,45 @@ async fn publish(
                 None => return,
             },
         };
+        let now = now_us();
         let Some(id) = message_id(state, &before) else {
             last.insert(game.clone(), before);
+            // In the log already; whoever listens on Redis may have missed it.
+            let _ = tell.try_send((told, now));
             continue;
         };
-        let now = now_us();
         let event = compose(producer, state, &id, now);
         let mut delays = Policy::patient().delays();
-        while let Err(error) = log.publish(subject.clone(), &event, &id).await {
-            tracing::debug!(%game, %error, "state not acknowledged, sending it again");
-            if !delays.wait(stop).await {
-                return;
-            }
-            if !is_allowed() {
-                break;
+        let mut is_stored = false;
+        while !is_stored && is_allowed() {
+            match log.publish(subject.clone(), &event, &id).await {
+                Ok(_) => is_stored = true,
+                Err(error) => {
+                    tracing::debug!(%game, %error, "state not acknowledged, sending it again");
+                    if !delays.wait(stop).await {
+                        return;
+                    }
+                }
             }
         }
-        if !is_allowed() {
+        if !is_stored {
             // Perhaps stored, perhaps not: the stream is asked before the next one.
             continue;
         }
-        let told = contract::game_state(state, game, now).to_string();
-        // A full queue is a Redis that is away: who misses this one gets the next, and all of them are in the log.
-        let _ = tell.try_send((contract::state_channel(game), told));
         last.insert(game.clone(), id);
+        // A full queue is a Redis that is away: who misses this one gets the next, and all of them are in the log.
+        let _ = tell.try_send((told, now));
     }
 }
 
 /// Tells Redis, however slow it is: the log does not wait for it.
-async fn tell_redis(mut messages: mpsc::Receiver<(String, String)>, bus: Bus) {
-    while let Some((channel, payload)) = messages.recv().await {
-        let _ = bus.publish(&channel, &payload).await;
+/// Readers there may know no epochs, so that a late word of an old owner must not leave at all.
+async fn tell_redis(mut messages: mpsc::Receiver<(Told, i64)>, bus: Bus, permit: watch::Receiver<Permit>) {
+    while let Some((told, at_us)) = messages.recv().await {
+        if permit.borrow().allows(&told) {
+            let payload = contract::game_state(&told.state, &told.game, at_us).to_string();
+            let _ = bus.publish(&contract::state_channel(&told.game), &payload).await;
+        }
     }
 }
 

@@ -209,7 +209,12 @@ impl Shard {
     /// Keeps the permit true: until when what may be told.
     fn note_acting(&mut self, now_us: i64) {
         let until_us = self.watcher.lease.acts_until_us(now_us);
+        // A lease that lapsed and came back between two looks lapsed all the same: what was to be told then was not.
+        let has_lapsed = self.permit.borrow().until_us.is_some_and(|until| until <= now_us);
         let acts = until_us.is_some();
+        if acts && has_lapsed {
+            self.watched.values_mut().for_each(|(_, last)| *last = None);
+        }
         if acts != self.acts {
             self.acts = acts;
             if acts {

@@ -9,4 +9,5 @@ pub mod process;
 pub mod programs;
 pub mod recordings;
 pub mod servers;
+pub mod simulation;
 pub mod wait;

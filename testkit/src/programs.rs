@@ -20,7 +20,7 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
 /// Variables of the shell that could lead a private stack to somebody's real services.
-const NOT_INHERITED: [&str; 15] = [
+const NOT_INHERITED: [&str; 16] = [
     "NATS_URL",
     "NATS_CREDS",
     "NATS_MONITOR_URL",
@@ -34,6 +34,7 @@ const NOT_INHERITED: [&str; 15] = [
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
     "ESPN_BASE_URL",
+    "OPERATOR_TOKEN",
     "SHARD_ID",
     "INSTANCE_ID",
 ];

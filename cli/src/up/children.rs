@@ -9,13 +9,15 @@ use arbees_testkit::programs::{Programs, Settings};
 use super::ground::Ground;
 use super::screen::Screen;
 use crate::Up;
-use crate::addresses::Addresses;
+use crate::addresses::{self, Addresses};
 
 /// All programs of this stack.
 #[derive(Debug)]
 pub struct Children {
     pub programs: Programs,
     feed_url: String,
+    /// What operators of this stack must know; a private one has its own.
+    operator_token: Option<String>,
 }
 
 impl Children {
@@ -24,7 +26,9 @@ impl Children {
         let here = std::env::current_exe().context("finding this program")?;
         let folder = here.parent().context("this program lies nowhere")?;
         let programs = Programs::new(folder, &run.join("logs"), args.external);
-        Ok(Self { programs, feed_url: String::new() })
+        let own = || (!args.external).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let operator_token = addresses::variable("OPERATOR_TOKEN").filter(|_| args.external).or_else(own);
+        Ok(Self { programs, feed_url: String::new(), operator_token })
     }
 
     /// Starts feed, projector, orchestrator and shards.
@@ -44,6 +48,7 @@ impl Children {
             ];
             settings.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
+        settings.extend(self.operator_token.clone().map(|token| ("OPERATOR_TOKEN".to_owned(), token)));
         for (name, file) in [("projector", "arbees-projector"), ("orchestrator", "arbees-orchestrator")] {
             screen.started(name, &self.programs.start(name, file, &settings).await?);
         }
@@ -79,6 +84,7 @@ impl Children {
             database_url: ground.database_url.clone(),
             stream_prefix: ground.stream_prefix.clone(),
             nats_creds: ground.nats_creds.clone(),
+            operator_token: self.operator_token.clone(),
             feed_url: self.feed_url.clone(),
             health: services().map(|(name, port, _)| (name.to_owned(), format!("http://127.0.0.1:{port}"))).collect(),
             processes: self

@@ -347,3 +347,45 @@ async fn a_standby_takes_over_from_a_dead_and_from_a_frozen_leader() {
     assert_eq!((state.head.skipped, confirmed(&state)), (0, 30));
     plane.stop(&["no longer leading", "tail", "nats"]).await;
 }
+
+/// What an operator does from the command line: asked with a token, planned, done, written down.
+#[tokio::test]
+async fn an_operator_drains_moves_and_pauses_and_is_told_why_not() {
+    let mut plane = Plane::new("operator", Sim::all_live(60.0, 12, 24 * 60)).await;
+    plane.settings.insert("OPERATOR_TOKEN".into(), "secret".into());
+    plane.all(3).await;
+    plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
+    let (nats_url, database_url) = (plane.nats.url(), plane.postgres.url());
+    let nowhere = plane.scratch.path().join("nowhere");
+    let run = |args: &[&str], token: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_arbees"));
+        command.args(args).arg("--data").arg(&nowhere).args(["--operator", "ann"]);
+        command.env("NATS_URL", &nats_url).env("DATABASE_URL", &database_url).env("OPERATOR_TOKEN", token);
+        let out = command.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        (out.status.code(), text)
+    };
+    let (code, text) = run(&["drain", "shard_01", "--dry-run"], "secret");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("SHARD") && text.contains("4 game(s) would move"), "{text}");
+    assert_eq!(plane.count("OperatorVerb").await, 0);
+    let (code, text) = run(&["drain", "shard_01"], "secret");
+    assert!(code == Some(0) && text.contains("done: 4 game(s) moved"), "{text}");
+    plane.until("the drain to be over", |s| is(games_of(s, "shard_01").len(), 0)).await;
+    for (args, token, says) in [
+        (vec!["drain", "shard_01"], "secret", "drained already"),
+        (vec!["drain", "shard_09"], "secret", "there is no shard shard_09"),
+        (vec!["move", "nfl-1", "shard_02"], "secret", "there is no game nfl-1"),
+        (vec!["pause"], "wrong", "the token is not"),
+        (vec!["undrain", "shard_01", "--basis", "3"], "secret", "the log has moved on from 3"),
+    ] {
+        let (code, text) = run(&args, token);
+        assert!(code == Some(1) && text.contains(says), "{args:?}: {text}");
+    }
+    let (code, text) = run(&["pause", "--json"], "secret");
+    assert!(code == Some(0) && text.contains("\"applied\":true"), "{text}");
+    assert!(plane.state().await.paused);
+    assert_eq!(plane.count("OperatorVerb").await, 2);
+    plane.verified().await;
+    plane.stop(&[]).await;
+}

@@ -11,12 +11,14 @@ use async_nats::HeaderMap;
 use futures::StreamExt as _;
 use prost::Message as _;
 
-use super::api::ApiError;
 use super::{HEARTBEATS, Log, ReadError, Stored};
 use crate::time::now_us;
 
 const EXPECTED_LAST_ON_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// JetStream's codes for another last sequence than the expected one: stored, and still on its way.
+const CONFLICT: u64 = 10_071;
+const CONFLICT_IN_FLIGHT: u64 = 10_164;
 /// A service that lives answers a probe at once; one that is paused never does.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Tries to fence a subject in which something moves.
@@ -50,8 +52,9 @@ impl Log {
         headers.insert(EXPECTED_LAST_ON_SUBJECT, expected.to_string());
         match self.publish_acked(subject, headers, event.encode_to_vec().into()).await {
             Ok(sequence) => Beaten::Stored { sequence },
-            Err(ApiError::Refused { .. }) => Beaten::Refused,
-            Err(ApiError::Unknown(_)) => Beaten::Unknown,
+            Err(error) if error.has_code(CONFLICT) || error.has_code(CONFLICT_IN_FLIGHT) => Beaten::Refused,
+            // A server that is full or ill: nothing is known of what stands there.
+            Err(_) => Beaten::Unknown,
         }
     }
 
@@ -71,7 +74,11 @@ impl Log {
                 let number = stored.header(MESSAGE_ID).strip_prefix(process).and_then(|rest| rest.strip_prefix(':'));
                 match number.and_then(|n| n.parse().ok()) {
                     Some(number) if theirs == process => Last::Own { sequence, number },
-                    _ => Last::Other { sequence, process: theirs.to_owned(), stopping: beat.status == "stopping" },
+                    _ => {
+                        // While it has games it watches them until they are handed over.
+                        let stopping = beat.status == "stopping" && beat.games.is_empty();
+                        Last::Other { sequence, process: theirs.to_owned(), stopping }
+                    }
                 }
             }
             _ => Last::Other { sequence, process: "somebody who is no service".to_owned(), stopping: false },
@@ -87,9 +94,12 @@ impl Log {
                 // The stream has let go of its beats.
                 Ok(None) => 0,
                 Ok(Some(stored)) => match stored.event().ok().and_then(|e| e.payload) {
-                    // Of this leader, whose acknowledgement was lost, or of one before: nothing has beaten since.
-                    Some(Payload::Fence(_)) => return Verdict::Fenced { fence: stored.sequence },
-                    _ if stored.sequence > heartbeat => return Verdict::Alive(Box::new(stored)),
+                    // Whichever is not the one known: a stream that lost its tail counts anew.
+                    Some(Payload::Heartbeat(beat)) if is_of(&beat, key) && stored.sequence != heartbeat => {
+                        return Verdict::Alive(Box::new(stored));
+                    }
+                    // A fence of this leader or of one before: with a new one whoever has read it must read again. What is no
+                    // beat at all is nobody's sign of life.
                     _ => stored.sequence,
                 },
             };
@@ -130,6 +140,10 @@ impl Log {
             tokio::time::sleep(PROBE_TIMEOUT).await;
         }
     }
+}
+
+fn is_of(beat: &v1::Heartbeat, key: &ServiceKey) -> bool {
+    beat.service.as_ref().is_some_and(|s| s.kind == key.kind.as_str() && s.instance == key.instance.as_str())
 }
 
 fn fence(key: &ServiceKey, heartbeat: u64, leader: &v1::Producer, term: u64) -> v1::Event {

@@ -15,6 +15,8 @@ pub const MIN_SERVER: (u64, u64, u64) = (2, 14, 4);
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 /// A server that does not answer within this is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that answers no ping is dead, whatever the kernel thinks: found within three of them.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// Between tries to reconnect at most: a returning server is found within a heartbeat.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
@@ -64,6 +66,7 @@ async fn connect_once(
         .name(program)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_EVERY)
         .request_timeout(Some(super::api::REQUEST_TIMEOUT))
         .reconnect_delay_callback(|tries| {
             let doubled = Duration::from_millis(20) * (1 << tries.min(5));

@@ -4,6 +4,7 @@
 
 mod api;
 mod append;
+mod ask;
 mod claim;
 mod connect;
 mod key;
@@ -17,6 +18,7 @@ mod tail;
 
 pub use api::ApiError;
 pub use append::AppendError;
+pub use ask::{AskError, Asked};
 pub use claim::{Beaten, Verdict};
 pub use connect::{ConnectError, MIN_SERVER, connect};
 pub use key::{KEY_TTL_US, Key};

@@ -60,11 +60,13 @@ pub(super) struct Push {
     pub pending: u64,
     /// When it last stood at the stream's end, by the steady clock: the server had nothing more to send.
     pub at_end_us: Option<i64>,
+    /// When it was opened, if there was nothing to send then.
+    opened_at_end_us: Option<i64>,
 }
 
 impl Push {
     pub(super) async fn open(log: &Log, spec: &Spec) -> Result<Self, ApiError> {
-        let inbox = log.client.new_inbox();
+        let (inbox, asked_us) = (log.client.new_inbox(), steady_us());
         let subscriber = log.client.subscribe(inbox.clone()).await.map_err(|e| ApiError::Unknown(e.to_string()))?;
         let mut config = json!({
             "deliver_subject": inbox, "ack_policy": "none", "replay_policy": "instant", "max_deliver": 1,
@@ -85,14 +87,16 @@ impl Push {
         }
         let body = json!({ "stream_name": spec.stream, "config": config });
         let info = log.api(&format!("CONSUMER.CREATE.{}", spec.stream), &body).await?;
+        let pending = info["num_pending"].as_u64().unwrap_or(0);
         Ok(Self {
             log: log.clone(),
             spec: spec.clone(),
             name: info["name"].as_str().unwrap_or_default().to_owned(),
             subscriber,
             consumer_sequence: 0,
-            pending: info["num_pending"].as_u64().unwrap_or(0),
+            pending,
             at_end_us: None,
+            opened_at_end_us: (pending == 0).then_some(asked_us),
         })
     }
 
@@ -107,7 +111,10 @@ impl Push {
 
     /// The next message, or none when it newly stands at the stream's end; control messages are dealt with.
     pub(super) async fn step(&mut self) -> Result<Option<Stored>, Broken> {
-        self.at_end_us = None;
+        self.at_end_us = self.opened_at_end_us.take();
+        if self.at_end_us.is_some() {
+            return Ok(None);
+        }
         loop {
             let message = tokio::time::timeout(SILENCE, self.subscriber.next())
                 .await

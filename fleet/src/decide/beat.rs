@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use arbees_proto::{EventId, GameId, League, Payload, ServiceKind, ShardId, v1};
 
+use super::alert::Severity;
 use super::{Fleet, reason};
 use crate::fold::service_key;
-use crate::settings::{MAX_REPORTED, short};
+use crate::settings::{MAX_REPORTED, TWIN_WITHIN, short};
 use crate::state::ServiceKey;
 
 /// How a beat came in.
@@ -32,11 +33,21 @@ impl Fleet {
             let late_us = self.now.wall_us - event.occurred_at_us;
             if info.process == self.me.process && late_us.abs() < crate::settings::ECHO_LIMIT {
                 self.seen.log.heard(self.now.steady_us);
+                self.note_own_sequence(medium);
             }
             return None;
         }
         let info = v1::Service { kind: key.kind.to_string(), ..info };
         self.hear(&key, beat, medium).then_some((key, info))
+    }
+
+    /// When the own beats begin to be counted anew, the stream has lost its tail: what was heard is no measure any more.
+    fn note_own_sequence(&mut self, medium: Medium) {
+        let Medium::Log { sequence } = medium else { return };
+        if sequence < self.seen.echo_sequence {
+            self.seen.services.values_mut().for_each(|h| h.sequence = 0);
+        }
+        self.seen.echo_sequence = sequence;
     }
 
     pub(super) fn on_beat(&mut self, event: &v1::Event, medium: Medium) {
@@ -53,6 +64,9 @@ impl Fleet {
     }
 
     fn register(&mut self, key: &ServiceKey, info: &v1::Service, cause: Option<EventId>) {
+        if self.is_twin(key, info) {
+            return;
+        }
         let payload = match self.state.services.get(key) {
             None => Payload::ServiceRegistered(v1::ServiceRegistered { service: Some(info.clone()) }),
             Some(known) if known.info.process != info.process || known.info.started_at_us != info.started_at_us => {
@@ -67,11 +81,31 @@ impl Fleet {
             }
             Some(_) => return,
         };
+        if matches!(payload, Payload::ServiceRestarted(_)) {
+            self.settle("shard_lost", key.instance.as_str());
+        }
         if matches!(payload, Payload::ServiceRestarted(_)) && key.kind == ServiceKind::Shard && !info.on_log {
             self.resync_later(&key.instance);
         }
         self.emit_service(payload, reason("it beat", "a service is known by its beats"), cause);
         self.unplaced = true;
+    }
+
+    /// Whether two processes beat under one name: the one that was there before is back within a minute. People are told; that
+    /// each of them seems to restart the other is not worth an event at every beat.
+    fn is_twin(&mut self, key: &ServiceKey, info: &v1::Service) -> bool {
+        let now_us = self.now.steady_us;
+        let Some(known) = self.state.services.get(key) else { return false };
+        let same = |a: &v1::Service, b: &v1::Service| a.process == b.process && a.started_at_us == b.started_at_us;
+        let Some(heard) = self.seen.services.get_mut(key).filter(|_| !same(&known.info, info)) else { return false };
+        let is_back = heard.before.as_ref().is_some_and(|(b, at)| same(b, info) && now_us - at < TWIN_WITHIN);
+        heard.before = Some((known.info.clone(), now_us));
+        if is_back {
+            heard.before = Some((info.clone(), now_us));
+            let summary = format!("two processes beat as {key}: {} and {}", known.info.process, info.process);
+            self.raise("duplicate_instance", key.instance.as_str(), Severity::Critical, summary);
+        }
+        is_back
     }
 
     /// The known games among those that a beat reports.
@@ -101,9 +135,9 @@ impl Fleet {
     fn confirm(&mut self, shard: &ShardId, reported: &Reported, medium: Medium, cause: Option<EventId>) {
         for (id, epoch) in reported {
             let Some(game) = self.state.games.get(id) else { continue };
-            let Some(owner) = game.owner.as_ref().filter(|o| o.shard == *shard && o.confirmed_at_us.is_none()) else {
-                continue;
-            };
+            // A game that waited while its owner was away is confirmed anew: it waits no more.
+            let is_news = |o: &crate::state::Owner| o.confirmed_at_us.is_none() || game.queued_since_us.is_some();
+            let Some(owner) = game.owner.as_ref().filter(|o| o.shard == *shard && is_news(o)) else { continue };
             if medium != Medium::Redis && *epoch != owner.epoch.0 {
                 continue;
             }

@@ -11,6 +11,11 @@ impl Fleet {
     pub(super) fn note_failure(&mut self, shard: &ShardId, game: &GameId, why: &'static str, cause: Option<EventId>) {
         let key = ServiceKey::shard(shard.clone());
         let Some(breaker) = self.state.services.get(&key).map(|s| s.breaker) else { return };
+        if breaker.circuit == Circuit::Open {
+            // It is given nothing, and loses what it has: more of the same says nothing new.
+            self.unplaced = true;
+            return;
+        }
         let epoch = self.state.games.get(game).and_then(|g| g.owner.as_ref()).map_or(0, |o| o.epoch.0);
         let failures = breaker.failures.saturating_add(1);
         let failed = v1::AssignmentFailed { shard: shard.to_string(), game: game.to_string(), epoch, failures };
@@ -18,8 +23,7 @@ impl Fleet {
         self.emit_service(Payload::AssignmentFailed(failed), reason(why, rule), cause);
         let opens = match breaker.circuit {
             Circuit::Closed => failures >= self.settings.circuit_failures,
-            Circuit::HalfOpen => true,
-            Circuit::Open => false,
+            Circuit::HalfOpen | Circuit::Open => true,
         };
         if opens {
             let opened = v1::CircuitOpened { shard: shard.to_string(), reason: why.to_owned(), failures };

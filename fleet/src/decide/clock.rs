@@ -2,9 +2,17 @@
 
 use super::{Effect, Fleet};
 
+/// Silence is looked for at every tick; all else that only time brings, this often.
+const LOOK_EVERY: i64 = crate::SECOND / 2;
+
 impl Fleet {
     pub(super) fn tick(&mut self) {
         self.watch_silence();
+        let now_us = self.now.steady_us;
+        if now_us - self.seen.looked_us < LOOK_EVERY {
+            return;
+        }
+        self.seen.looked_us = now_us;
         self.try_circuits();
         self.resync();
         self.release_leftovers();

@@ -22,7 +22,7 @@ impl Echo {
         self.last_us = None;
     }
 
-    fn is_fresh(&self, now_us: i64) -> bool {
+    pub fn is_fresh(&self, now_us: i64) -> bool {
         self.last_us.is_some_and(|at| now_us - at <= ECHO_LIMIT)
     }
 

@@ -4,7 +4,9 @@ use arbees_proto::{EventId, Payload, ServiceKind, v1};
 
 use super::alert::Severity;
 use super::{Effect, Fleet, Medium, reason};
-use crate::settings::{GOOD_BEATS, JUDGE_AGAIN, MAX_NAMED, PROBE_EVERY, PROBE_GRACE, REPLACED_WITHIN, SAY_AGAIN};
+use crate::settings::{
+    FENCE_FRESH, GOOD_BEATS, JUDGE_AGAIN, MAX_NAMED, PROBE_EVERY, PROBE_GRACE, REPLACED_WITHIN, SAY_AGAIN,
+};
 use crate::state::{Service, ServiceKey, Status};
 
 /// What a service that was asked whether it is there answered.
@@ -37,6 +39,10 @@ pub(super) struct Heard {
     pub unwell_since_us: Option<i64>,
     probe: Option<Asked>,
     judging_since_us: Option<i64>,
+    /// When its subject was last fenced.
+    fenced_us: Option<i64>,
+    /// The process that beat under its name before, and when that was last seen.
+    pub before: Option<(v1::Service, i64)>,
 }
 
 /// A probe on its way, and what came of the last.
@@ -76,6 +82,8 @@ impl Fleet {
                 unwell_since_us: None,
                 probe: None,
                 judging_since_us: None,
+                fenced_us: None,
+                before: None,
             };
             self.seen.services.entry(key.clone()).or_insert(expected);
         }
@@ -115,6 +123,8 @@ impl Fleet {
             unwell_since_us,
             probe: None,
             judging_since_us: None,
+            fenced_us: None,
+            before: known.and_then(|h| h.before.clone()),
         };
         self.seen.services.insert(key.clone(), heard);
         true
@@ -145,6 +155,10 @@ impl Fleet {
             },
         };
         let lately = self.now.wall_us - service.status_since_us < SAY_AGAIN;
+        // One that falls ill again while it recovers takes no games anyway: that is not written down at every beat.
+        if was == Status::Recovered && next == Status::Degraded && lately {
+            return;
+        }
         if next == was && (next != Status::Degraded || service.failed_checks == failed || lately) {
             return;
         }
@@ -263,10 +277,32 @@ impl Fleet {
     }
 
     pub(super) fn on_fenced(&mut self, key: &ServiceKey, heartbeat: u64, fence: u64) {
-        let is_stale = self.seen.services.get(key).is_none_or(|h| h.sequence > heartbeat);
-        if !is_stale && self.state.services.get(key).is_some_and(|s| !s.status.is_gone()) {
+        let now_us = self.now.steady_us;
+        let Some(heard) = self.seen.services.get_mut(key).filter(|h| h.sequence <= heartbeat) else { return };
+        heard.fenced_us = Some(now_us);
+        heard.judging_since_us = None;
+        if self.state.services.get(key).is_some_and(|s| !s.status.is_gone()) {
             self.lose(key, heartbeat, fence);
         }
+        self.unplaced = true;
+    }
+
+    /// Whether a game may move off the lost shard `key` now: nobody can have beaten under its name since a moment ago. A shard
+    /// that was fenced rests before it acts again; if it has had the time to come back, it is fenced anew first.
+    pub(super) fn is_freshly_fenced(&mut self, key: &ServiceKey) -> bool {
+        let now_us = self.now.steady_us;
+        if self.state.services.get(key).is_none_or(|s| !s.info.on_log) {
+            return true;
+        }
+        let Some(heard) = self.seen.services.get_mut(key) else { return true };
+        if heard.fenced_us.is_some_and(|at| now_us - at < FENCE_FRESH) {
+            return true;
+        }
+        if heard.judging_since_us.is_none_or(|at| now_us - at >= JUDGE_AGAIN) {
+            heard.judging_since_us = Some(now_us);
+            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat: heard.sequence });
+        }
+        false
     }
 
     /// It is silent, and that is not the medium's fault.

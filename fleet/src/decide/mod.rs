@@ -14,7 +14,9 @@ mod clock;
 mod echo;
 mod health;
 mod markets;
+pub mod operator;
 mod place;
+mod rebalance;
 mod repair;
 mod slate;
 
@@ -58,6 +60,8 @@ pub enum Input {
     Fenced { key: ServiceKey, heartbeat: u64, fence: u64 },
     /// The leader's own word came back over Redis.
     RedisEcho,
+    /// An orchestrator said that the log is away: shards that heard it hold their leases on the strength of it.
+    LogAway,
 }
 
 /// What follows from decisions, once they are in the log. Shards on the log need none of the commands.
@@ -112,10 +116,14 @@ struct Seen {
     since_us: i64,
     /// Nobody had ever beaten when it took over.
     is_first_day: bool,
+    /// When all was looked over last.
+    looked_us: i64,
     /// The leader's own beats, come back over the log.
     log: echo::Echo,
     /// The leader's own word, come back over Redis.
     redis: echo::Echo,
+    /// HEARTBEATS sequence of the own beat heard last.
+    echo_sequence: u64,
     services: BTreeMap<ServiceKey, health::Heard>,
     brake: brake::Brake,
     rate: place::Rate,
@@ -131,6 +139,8 @@ struct Seen {
     told_markets: BTreeMap<GameId, i64>,
     /// Commands that are not yet seen to have worked.
     sent: BTreeMap<(ShardId, GameId), repair::Sent>,
+    /// When a game was last moved for evenness.
+    rebalanced_us: Option<i64>,
     /// Since when an open breaker was seen open.
     circuits: BTreeMap<ServiceKey, i64>,
     /// When a shard last lost a game because it did not take it up.
@@ -146,8 +156,10 @@ impl Seen {
         Self {
             since_us: now_us,
             is_first_day: false,
+            looked_us: i64::MIN / 2,
             log: echo::Echo::default(),
             redis: echo::Echo::default(),
+            echo_sequence: 0,
             services: BTreeMap::new(),
             brake: brake::Brake::default(),
             rate: place::Rate::default(),
@@ -157,6 +169,7 @@ impl Seen {
             asked_markets: BTreeMap::new(),
             told_markets: BTreeMap::new(),
             sent: BTreeMap::new(),
+            rebalanced_us: None,
             circuits: BTreeMap::new(),
             failed: BTreeMap::new(),
             resyncs: BTreeMap::new(),
@@ -206,10 +219,12 @@ impl Fleet {
     /// more than before when it is known to have lost its tail, so that epochs only grow.
     pub fn take_office(&mut self, now: Now, generation: u64) {
         self.now = now;
+        // What an earlier term of this process observed is not this one's, but for who beat.
+        let before = std::mem::replace(&mut self.seen, Seen::new(now.steady_us));
+        self.seen.since_us = before.since_us;
+        self.seen.services = before.services;
+        self.seen.echo_sequence = before.echo_sequence;
         self.seen.is_first_day = self.state.services.is_empty();
-        self.seen.log.broke();
-        self.seen.redis.broke();
-        self.seen.by_event.clear();
         for id in self.state.games.keys() {
             self.seen.by_event.entry(id.event().to_owned()).or_default().push(id.clone());
         }
@@ -230,6 +245,7 @@ impl Fleet {
         match input {
             Input::Beat(event, medium) => drop(self.hear_beat(event, *medium)),
             Input::RedisEcho => self.seen.redis.heard(now.steady_us),
+            Input::LogAway => self.seen.log.broke(),
             _ => {}
         }
     }
@@ -240,6 +256,7 @@ impl Fleet {
         match input {
             Input::Beat(event, medium) => self.on_beat(&event, medium),
             Input::RedisEcho => self.seen.redis.heard(now.steady_us),
+            Input::LogAway => self.seen.log.broke(),
             Input::Tick => self.tick(),
             Input::Slate { games, schedule } => {
                 for report in &games {

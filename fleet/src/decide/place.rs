@@ -44,7 +44,7 @@ impl Rate {
 
 /// Why a game needs another owner than it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub(super) enum Why {
     /// It has none.
     Due,
     /// Its owner is gone.
@@ -105,12 +105,20 @@ impl Fleet {
         let mut wants = self.wants();
         if wants.is_empty() {
             self.note_queue();
+            self.rebalance();
             return;
         }
         wants.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.seen.rate.turn_to(self.now.steady_us);
         let mut places = self.places();
+        let mut nowhere = None;
         for (want, why) in wants {
+            let has_open = places.iter().any(|p| p.has_room() && matches!(p.refusal, None | Some(Refusal::Degraded)));
+            if !has_open {
+                // All that are left find the same: nothing is looked for thousands of times.
+                self.wait_nowhere(&want.id, why, &places, &mut nowhere);
+                continue;
+            }
             if self.room() == 0 {
                 // The next turn finds what is left.
                 self.unplaced = true;
@@ -165,9 +173,13 @@ impl Fleet {
         surplus: &BTreeSet<GameId>,
     ) -> Option<Why> {
         let key = ServiceKey::shard(owner.shard.clone());
-        let Some(service) = self.state.services.get(&key).filter(|s| !s.status.is_gone()) else {
-            return Some(Why::Lost);
-        };
+        let Some(service) = self.state.services.get(&key) else { return Some(Why::Lost) };
+        if service.status.is_gone() {
+            // One that has beaten since is back, and its next beat says so.
+            let limit = if service.info.on_log { self.settings.log_timeout() } else { self.settings.redis_timeout };
+            let is_back = |h: &super::health::Heard| h.is_real() && self.now.steady_us - h.at_us < limit;
+            return (!self.seen.services.get(&key).is_some_and(is_back)).then_some(Why::Lost);
+        }
         // What follows is the fleet's own wish: an operator can forbid it.
         if service.status == Status::Stopping {
             return Some(Why::Stopping);
@@ -183,11 +195,12 @@ impl Fleet {
             Some(_) => return Some(Why::Pinned),
             None => {}
         }
-        let unwell = self.seen.services.get(&key).and_then(|h| h.unwell_since_us);
+        let heard = self.seen.services.get(&key);
+        let (unwell, is_ill) = (heard.and_then(|h| h.unwell_since_us), heard.is_some_and(|h| !h.good));
         let is_long = unwell.is_some_and(|at| self.now.steady_us - at >= DEGRADED_PATIENCE);
         match service.status {
             Status::Unhealthy => Some(Why::Unhealthy),
-            Status::Degraded if is_long && !is_common => Some(Why::Degraded),
+            Status::Degraded | Status::Recovered if is_long && is_ill && !is_common => Some(Why::Degraded),
             _ if self.has_failed(owner, id) => Some(Why::NotTakenUp),
             _ if surplus.contains(id) => Some(Why::Surplus),
             _ => None,
@@ -222,7 +235,12 @@ impl Fleet {
 
     /// Whether more than half of the shards fail the same check: then it is not they who are ill, and no place is better.
     fn has_common_cause(&self) -> bool {
-        let is_alive = |(key, s): &(&ServiceKey, &Service)| key.kind == ServiceKind::Shard && !s.status.is_gone();
+        // Those that would be heard to fail it, if they did.
+        let redis_works = self.seen.redis.is_fresh(self.now.steady_us);
+        let is_alive = |(key, s): &(&ServiceKey, &Service)| {
+            let is_sports = matches!(s.info.shard_type.as_str(), "sports" | "game");
+            key.kind == ServiceKind::Shard && !s.status.is_gone() && is_sports && (s.info.on_log || redis_works)
+        };
         let mut failing: BTreeMap<&str, usize> = BTreeMap::new();
         let mut alive = 0;
         for (_, service) in self.state.services.iter().filter(is_alive) {
@@ -232,6 +250,15 @@ impl Fleet {
             }
         }
         failing.values().any(|n| 2 * n > alive)
+    }
+
+    fn wait_nowhere(&mut self, id: &GameId, why: Why, places: &[Place], nowhere: &mut Option<Choice>) {
+        let is_queued = self.state.games.get(id).is_some_and(|g| g.queued_since_us.is_some());
+        if why.is_unwatched() && !is_queued && self.room() > 0 {
+            let choice =
+                nowhere.get_or_insert_with(|| crate::placement::choose(places, id.league(), |p| p.refusal)).clone();
+            self.queue(id, why, choice);
+        }
     }
 
     fn place_one(&mut self, id: &GameId, why: Why, places: &mut [Place]) {
@@ -249,8 +276,8 @@ impl Fleet {
             return;
         };
         if why == Why::Lost
-            && let Some(owner) = &owner
-            && !self.brake_lets_go(&ServiceKey::shard(owner.shard.clone()))
+            && let Some(key) = owner.as_ref().map(|o| ServiceKey::shard(o.shard.clone()))
+            && !(self.brake_may(&key) && self.is_freshly_fenced(&key) && self.brake_lets_go(&key))
         {
             return;
         }
@@ -354,7 +381,7 @@ impl Fleet {
         }
     }
 
-    fn choose(&self, id: &GameId, game: &Game, owner: Option<&Owner>, why: Why, places: &[Place]) -> Choice {
+    pub(super) fn choose(&self, id: &GameId, game: &Game, owner: Option<&Owner>, why: Why, places: &[Place]) -> Choice {
         // A pin yields to death: of its owner, and of the shard it names.
         let is_there = |shard: &ShardId| {
             let service = self.state.services.get(&ServiceKey::shard(shard.clone()));
@@ -370,7 +397,7 @@ impl Fleet {
             if pin.is_some_and(|pin| *pin != place.shard) {
                 return Some(Refusal::PinnedElsewhere);
             }
-            if self.seen.failed.contains_key(&(place.shard.clone(), id.clone())) {
+            if !self.seen.failed.is_empty() && self.seen.failed.contains_key(&(place.shard.clone(), id.clone())) {
                 return Some(Refusal::FailedBefore);
             }
             if owner.is_some() && self.seen.rate.is_spent_for(&place.shard) {
@@ -415,7 +442,9 @@ impl Fleet {
         if !matches!(service.info.shard_type.as_str(), "sports" | "game") {
             return Some(Refusal::NotSports);
         }
-        if !is_heard || service.status.is_gone() {
+        // Who hears of games on Redis only cannot be given any while it does not carry them.
+        let is_reachable = on_log || self.seen.redis.is_fresh(self.now.steady_us);
+        if !is_heard || !is_reachable || service.status.is_gone() {
             return Some(Refusal::NotHeard);
         }
         if self.state.shadow && on_log {

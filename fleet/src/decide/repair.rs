@@ -47,7 +47,9 @@ impl Fleet {
             Medium::Log { .. } => beat.last_applied >= sequence,
             Medium::Redis => true,
         };
-        if !matches!(status, Status::Starting | Status::Stopping) {
+        // One that is about to be told all its games is not told twice.
+        let is_told = matches!(status, Status::Starting | Status::Stopping) || self.seen.resyncs.contains_key(shard);
+        if !is_told {
             self.repeat_missing(shard, reported, medium, covers, cause);
         }
         self.repeat_zombies(shard, reported, covers);
@@ -201,6 +203,11 @@ impl Fleet {
     pub(super) fn resync_later(&mut self, shard: &ShardId) {
         let due_us = self.now.steady_us + self.settings.resync_debounce;
         self.seen.resyncs.insert(shard.clone(), Resync { due_us, left: None, told: 0 });
+    }
+
+    /// An operator asks that `shard` be told its games again.
+    pub(super) fn resync_now(&mut self, shard: &ShardId) {
+        self.seen.resyncs.insert(shard.clone(), Resync { due_us: self.now.steady_us, left: None, told: 0 });
     }
 
     /// Tells restarted shards their games, at the rate they are known to bear.

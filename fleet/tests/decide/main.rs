@@ -1,6 +1,7 @@
 //! What the leader decides: told as stories, and as rules that hold whatever comes in.
 
 mod health;
+mod operators;
 mod plane;
 mod rules;
 mod stories;

@@ -101,6 +101,7 @@ impl Plane {
     pub fn redis_beat(&mut self, shard: &str, games: &[&str]) {
         let watched = |g: &&str| v1::Watched { game: (*g).to_owned(), epoch: 0 };
         let event = beat(shard, 20, false, games.iter().map(watched).collect());
+        self.hear(Input::RedisEcho);
         self.hear(Input::Beat(Box::new(event), Medium::Redis));
     }
 

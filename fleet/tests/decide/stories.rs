@@ -48,7 +48,7 @@ fn nothing_is_placed_before_the_fleet_had_time_to_beat() {
     p.wait(10);
     p.beat("s2", 20);
     p.beat("s1", 20);
-    p.wait(0);
+    p.wait(1);
     assert_eq!((p.owner("nfl-1").as_deref(), p.owner("nfl-2").as_deref()), (Some("s1"), Some("s2")));
 }
 
@@ -62,7 +62,7 @@ fn a_scheduled_game_is_assigned_fifteen_minutes_before_its_start() {
     assert_eq!((p.count("GameDiscovered"), p.count("GameAssigned")), (1, 0));
     p.wait(61);
     p.beat("s1", 20);
-    p.wait(0);
+    p.wait(1);
     assert_eq!(p.owner("nba-7").as_deref(), Some("s1"));
 }
 

@@ -1,0 +1,99 @@
+//! `arbees drain`, `move`, `pin` and their kin: asked of the leader, which answers with the plan it has carried out.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use arbees_core::config::LogConfig;
+use arbees_core::log;
+use arbees_fleet::decide::operator::{Ask, Plan, Verb};
+use arbees_proto::subject::Names;
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Look, addresses, table};
+
+/// A person is waiting: a log that does not answer within this is said to be away.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What goes with every operator verb.
+#[derive(Args, Debug)]
+pub struct Operate {
+    /// Print the plan and its load before and after, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it only if the log still ends where this plan was made
+    #[arg(long, value_name = "SEQUENCE")]
+    basis: Option<u64>,
+    /// Whose name is written down; the login name if none is given
+    #[arg(long, value_name = "NAME")]
+    operator: Option<String>,
+    #[command(flatten)]
+    look: Look,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default, flatten)]
+    plan: Option<Plan>,
+    error: Option<String>,
+    applied: bool,
+}
+
+/// Asks the leader for `verb` and prints what came of it.
+pub async fn run(verb: Verb, args: &Operate) -> Result<()> {
+    let addresses = addresses::find(&args.look)?;
+    let token = addresses::variable("OPERATOR_TOKEN").or(addresses.operator_token);
+    let token = token.context("OPERATOR_TOKEN is not set: it must be the orchestrator's")?;
+    let operator =
+        args.operator.clone().or_else(|| addresses::variable("USER")).unwrap_or_else(|| "operator".to_owned());
+    let names = Names::new(&addresses.stream_prefix);
+    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
+    let never = CancellationToken::new();
+    let connecting = tokio::time::timeout(CONNECT_WITHIN, log::connect("arbees", &config, &never));
+    let log = connecting.await.context("the log is away")??;
+    let ask = Ask { verb, operator, dry_run: args.dry_run, basis: args.basis };
+    let mut request = serde_json::to_value(&ask)?;
+    request["token"] = json!(token);
+    let payload = log.ask_leader(request.to_string().into_bytes()).await?;
+    if args.look.json {
+        println!("{}", String::from_utf8_lossy(&payload));
+    }
+    let answer: Answer = serde_json::from_slice(&payload).context("an answer that cannot be read")?;
+    if let Some(error) = answer.error {
+        bail!("{error}");
+    }
+    if !args.look.json {
+        print(&answer.plan.unwrap_or_default(), answer.applied);
+    }
+    Ok(())
+}
+
+fn print(plan: &Plan, applied: bool) {
+    if !plan.moves.is_empty() {
+        let row = |m: &arbees_fleet::decide::operator::PlannedMove| {
+            let from = m.from.as_ref().map_or("nobody".to_owned(), ToString::to_string);
+            vec![m.game.to_string(), from, m.to.to_string()]
+        };
+        table::print(&["GAME", "FROM", "TO"], &plan.moves.iter().map(row).collect::<Vec<_>>());
+        println!();
+    }
+    if !plan.loads.is_empty() {
+        let row = |l: &arbees_fleet::decide::operator::PlannedLoad| {
+            vec![l.shard.to_string(), l.before.to_string(), l.after.to_string(), l.max_games.to_string()]
+        };
+        table::print(&["SHARD", "BEFORE", "AFTER", "MAX"], &plan.loads.iter().map(row).collect::<Vec<_>>());
+        println!();
+    }
+    if !plan.stay.is_empty() {
+        let stay: Vec<String> = plan.stay.iter().map(ToString::to_string).collect();
+        println!("no other shard has room for: {}", stay.join(" "));
+    }
+    let moves = plan.moves.len();
+    if applied {
+        println!("done: {moves} game(s) moved");
+    } else {
+        println!("nothing was done: {moves} game(s) would move; to do exactly this: --basis {}", plan.basis);
+    }
+}
