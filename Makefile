@@ -3,13 +3,16 @@
 ARGS ?=
 CARGO ?= cargo
 
-.PHONY: help up build test check fmt bench clean
+.PHONY: help up build test check fmt bench sim chaos planted clean
 
 help:
 	@echo "make up [ARGS='--shards 5 --feed sim']   everything on this machine, until Ctrl-C"
 	@echo "make build                               target/release/arbees and the services beside it"
 	@echo "make test                                all tests, on real servers started privately"
 	@echo "make check                               what CI runs: format, clippy, deny, tests"
+	@echo "make sim [SEEDS=100000]                  the whole plane simulated, seed by seed"
+	@echo "make chaos [KILLS=100]                   shards killed on real processes"
+	@echo "make planted                             known bugs put in: the simulation must catch each"
 	@echo "make bench                               our figures beside the raw limits below them"
 
 build:
@@ -33,6 +36,20 @@ check:
 
 fmt:
 	$(CARGO) fmt --all
+
+# Simulated worlds of ten minutes each; one that breaks a rule is named, and played again by `arbees-sim SEED`.
+sim:
+	$(CARGO) build --release --locked -p arbees-testkit --bin arbees-sim
+	target/release/arbees-sim 0 $(or $(SEEDS),2000)
+
+# A hundred shards killed, on real processes.
+chaos:
+	$(CARGO) build --locked --workspace --bins
+	ARBEES_KILLS=$(or $(KILLS),100) $(CARGO) test --locked -p arbees-cli --test e2e -- a_killed_shards --nocapture
+
+# Known bugs, each put in and expected to be caught by the simulation.
+planted:
+	testkit/planted/run
 
 bench:
 	$(CARGO) build --release --locked --workspace --bins

@@ -3,7 +3,7 @@
 use super::{Happening, Host, Message, Node, QUIET, SECOND, Shard, World};
 
 /// One fault, or its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Fault {
     Crash(NodeOf),
     Start(NodeOf),
@@ -90,7 +90,7 @@ impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> Result<(), String> {
         let now = self.now;
         if !matches!(fault, Fault::Look) {
-            self.note(format!("-- {fault:?}"));
+            self.note(&format!("-- {fault:?}"));
         }
         match fault {
             Fault::Crash(of) => self.host(of.into()).alive = false,

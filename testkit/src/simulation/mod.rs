@@ -254,7 +254,7 @@ impl World {
         self.queue.insert((at.max(self.now), self.count), happening);
     }
 
-    fn note(&mut self, line: String) {
+    fn note(&mut self, line: &str) {
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }

@@ -170,7 +170,7 @@ impl World {
         let orchestrator = &mut self.orchestrators[n].1;
         let is_blocked = orchestrator.append.is_some();
         if orchestrator.leads && !self.holds_key(n) && !is_blocked {
-            self.note(format!("orchestrator-{n} has lost its key"));
+            self.note(&format!("orchestrator-{n} has lost its key"));
             self.fold_anew(n);
         }
         let orchestrator = &mut self.orchestrators[n].1;
@@ -269,7 +269,7 @@ impl World {
                 }
             }
             Err(()) if orchestrator.leads && orchestrator.append.is_none() => {
-                self.note(format!("orchestrator-{n} is refused its key"));
+                self.note(&format!("orchestrator-{n} is refused its key"));
                 self.orchestrators[n].1.key = None;
                 self.fold_anew(n);
             }
@@ -284,7 +284,7 @@ impl World {
         let now = self.orchestrators[n].0.now(self.now);
         let Some(fleet) = &mut self.orchestrators[n].1.fleet else { return Ok(()) };
         fleet.take_office(now, 0);
-        self.note(format!("orchestrator-{n} takes office"));
+        self.note(&format!("orchestrator-{n} takes office"));
         self.send_turn(n, true)
     }
 
@@ -339,12 +339,12 @@ impl World {
                 if self.holds_key(n) {
                     self.send_effects(n, done.effects);
                 } else {
-                    self.note(format!("orchestrator-{n} stored a turn and has lost its key"));
+                    self.note(&format!("orchestrator-{n} stored a turn and has lost its key"));
                     self.fold_anew(n);
                 }
             }
             Outcome::Prefix { .. } | Outcome::Deposed => {
-                self.note(format!("orchestrator-{n} is deposed (office: {})", done.is_office));
+                self.note(&format!("orchestrator-{n} is deposed (office: {})", done.is_office));
                 self.fold_anew(n);
             }
         }

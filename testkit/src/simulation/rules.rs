@@ -48,7 +48,7 @@ impl World {
         for event in events {
             let index = usize::try_from(self.rules.state.head.sequence).unwrap_or(usize::MAX);
             let entry = self.server.control[index].0.clone();
-            self.note(format!("{} {} {}", entry.sequence, event.event_type, event.subject));
+            self.note(&format!("{} {} {}", entry.sequence, event.event_type, event.subject));
             self.check_before(event)?;
             self.rules.state.fold(&entry).map_err(|skip| format!("rule 2: {} is skipped: {skip}", entry.sequence))?;
             self.check_capacity()?;

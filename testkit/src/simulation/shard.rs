@@ -163,7 +163,7 @@ impl World {
             is_empty || now - since > 10 * SECOND
         });
         if is_over {
-            self.note(format!("{} has stopped", self.shards[n].1.process));
+            self.note(&format!("{} has stopped", self.shards[n].1.process));
             self.shards[n].0.alive = false;
             return;
         }
@@ -220,7 +220,7 @@ impl World {
             Step::Superseded { by } => {
                 let line = format!("{} ends: superseded by {by}", shard.process);
                 self.shards[n].0.alive = false;
-                self.note(line);
+                self.note(&line);
             }
             Step::Look | Step::Rejoin | Step::Wait { .. } => {}
         }
