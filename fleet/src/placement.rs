@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arbees_proto::{League, ShardId, v1};
 
-use crate::settings::MAX_CANDIDATES;
+use crate::settings::{MANY_MARKETS, MAX_CANDIDATES};
 
 /// A shard as placement sees it.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct Place {
     pub shard: ShardId,
     /// Games it owns.
     pub load: u32,
+    /// What those weigh.
+    pub weight: u32,
     /// Games it may own.
     pub max_games: u32,
     /// Games of each league it owns: one league's outage should not take all of one shard's games.
@@ -93,8 +95,8 @@ impl Place {
         self.load < self.max_games
     }
 
-    fn score(&self, league: League) -> Score {
-        let left = u64::from(self.max_games.saturating_sub(self.load + 1));
+    fn score(&self, league: League, weight: u32) -> Score {
+        let left = u64::from(self.max_games.saturating_sub(self.weight + weight));
         let free = left * 1_000 / u64::from(self.max_games.max(1));
         Score {
             free: u32::try_from(free).unwrap_or(1_000),
@@ -105,22 +107,24 @@ impl Place {
     }
 
     /// Counts a game of `league` that it owns.
-    pub fn count(&mut self, league: League) {
+    pub fn count(&mut self, league: League, weight: u32) {
         self.load += 1;
+        self.weight += weight;
         *self.leagues.entry(league).or_default() += 1;
     }
 
     /// Counts a game of `league` as given to it.
-    pub fn take(&mut self, league: League) {
-        self.count(league);
+    pub fn take(&mut self, league: League, weight: u32) {
+        self.count(league, weight);
         if self.is_on_trial {
             self.refusal = self.refusal.or(Some(Refusal::OnTrial));
         }
     }
 
     /// Counts a game of `league` as given away.
-    pub fn give_back(&mut self, league: League) {
+    pub fn give_back(&mut self, league: League, weight: u32) {
         self.load = self.load.saturating_sub(1);
+        self.weight = self.weight.saturating_sub(weight);
         if let Some(count) = self.leagues.get_mut(&league) {
             *count = count.saturating_sub(1);
         }
@@ -138,16 +142,23 @@ pub struct Choice {
     pub rejections: Vec<v1::Rejection>,
 }
 
+/// What a game weighs in the score: capacity counts games, but a play-off or a game of many markets is more to watch.
+#[must_use]
+pub fn weight_of(game: &v1::Game) -> u32 {
+    let markets = game.markets.as_ref().map_or(0, |m| m.by_type.len());
+    1 + u32::from(game.postseason) + u32::from(markets >= MANY_MARKETS)
+}
+
 /// Chooses the place for a game of `league` among those that `refuse` does not refuse and that have room.
 #[must_use]
-pub fn choose(places: &[Place], league: League, refuse: impl Fn(&Place) -> Option<Refusal>) -> Choice {
+pub fn choose(places: &[Place], league: League, weight: u32, refuse: impl Fn(&Place) -> Option<Refusal>) -> Choice {
     let mut scored = Vec::new();
     let mut rejected: BTreeMap<Refusal, u32> = BTreeMap::new();
     for (index, place) in places.iter().enumerate() {
         let full = || (!place.has_room()).then_some(Refusal::Full);
         match refuse(place).or_else(full) {
             Some(refusal) => *rejected.entry(refusal).or_default() += 1,
-            None => scored.push((place.score(league), index)),
+            None => scored.push((place.score(league, weight), index)),
         }
     }
     scored.sort_by(|a, b| b.cmp(a));
@@ -175,6 +186,7 @@ mod tests {
         Place {
             shard: InstanceId::strict(name).unwrap(),
             load,
+            weight: load,
             max_games,
             leagues: BTreeMap::new(),
             failures: 0,
@@ -184,7 +196,7 @@ mod tests {
     }
 
     fn chosen(places: &[Place]) -> Option<&str> {
-        choose(places, League::Mlb, |p| p.refusal).chosen.map(|i| places[i].shard.as_str())
+        choose(places, League::Mlb, 1, |p| p.refusal).chosen.map(|i| places[i].shard.as_str())
     }
 
     #[test]
@@ -197,10 +209,26 @@ mod tests {
     }
 
     #[test]
+    fn a_heavy_game_counts_for_more_in_the_score_and_for_one_in_capacity() {
+        let game = v1::Game { postseason: true, ..v1::Game::default() };
+        assert_eq!((weight_of(&v1::Game::default()), weight_of(&game)), (1, 2));
+        let mut heavy = place("a", 2, 20);
+        heavy.weight = 4;
+        assert_eq!(
+            chosen(&[heavy.clone(), place("b", 3, 20)]),
+            Some("b"),
+            "three light ones weigh less than two heavy"
+        );
+        heavy.max_games = 3;
+        heavy.take(League::Mlb, 2);
+        assert!(!heavy.has_room() && heavy.load == 3);
+    }
+
+    #[test]
     fn nobody_goes_over_capacity_and_each_refusal_is_counted() {
         let mut sick = place("c", 0, 20);
         sick.refusal = Some(Refusal::NotHealthy);
-        let choice = choose(&[place("a", 20, 20), place("b", 0, 0), sick], League::Nfl, |p| p.refusal);
+        let choice = choose(&[place("a", 20, 20), place("b", 0, 0), sick], League::Nfl, 1, |p| p.refusal);
         assert_eq!(choice.chosen, None);
         let counts: Vec<_> = choice.rejections.iter().map(|r| (r.code.as_str(), r.count)).collect();
         assert_eq!(counts, [("not_healthy", 1), ("full", 2)]);

@@ -157,6 +157,8 @@ pub const MAX_RESEND: i64 = 60 * SECOND;
 pub const KEEP_ENDED: i64 = 72 * 3600 * SECOND;
 /// Services that are gone leave the state this long after, in event time.
 pub const KEEP_GONE: i64 = 24 * 3600 * SECOND;
+/// A game with so many kinds of markets weighs more.
+pub const MANY_MARKETS: usize = 3;
 /// Candidates recorded with a placement.
 pub const MAX_CANDIDATES: usize = 10;
 /// Characters of a text that somebody sent and an event takes over: enough for any version, process or market id.

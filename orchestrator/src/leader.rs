@@ -14,7 +14,7 @@ use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::{Medium, Turn};
 use arbees_fleet::{Effect, Fleet, Input, State};
-use arbees_proto::{Payload, ServiceKind, v1};
+use arbees_proto::{Payload, Sealed, ServiceKind, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,8 @@ use crate::outbox::{Errand, Outbox};
 const TICK_US: i64 = 200_000;
 /// How often the key is renewed: three times within its life.
 const RENEW_EVERY_US: i64 = 300_000;
+/// How often a leader that waits for an append looks after its key.
+const RENEW_LOOK: Duration = Duration::from_millis(100);
 /// Room a turn must have left to take another input: the largest slate makes no more events than this.
 const ROOM_FOR_ONE: usize = 400;
 /// Inputs in one turn at most: what was decided must get into the log, however fast inputs come.
@@ -230,7 +232,12 @@ impl Desk<'_> {
     }
 
     /// Reads what is left of the log and makes the first decision of a new term. Whoever led before is refused from then on.
-    async fn take_office(&mut self, generation: u64, stop: &CancellationToken) -> Result<Option<Ended>, ReadError> {
+    async fn take_office(
+        &mut self,
+        generation: u64,
+        tenure: &mut Tenure,
+        stop: &CancellationToken,
+    ) -> Result<Option<Ended>, ReadError> {
         let (_, end) = self.log.bounds(CONTROL).await?;
         let mut reader = self.log.read(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1, end).await?;
         while let Some(stored) = reader.next().await? {
@@ -241,15 +248,18 @@ impl Desk<'_> {
         if self.effects_through > 0 && repeat_from <= end {
             self.repeat_notifications(repeat_from, end).await?;
         }
+        tenure.renew_if_due();
+        if !tenure.is_held() {
+            return Ok(Some(Ended::Deposed));
+        }
         let expected = self.fleet.state().head.sequence;
         self.fleet.take_office(now(), generation);
         let turn = self.fleet.end_turn();
-        self.pulse.send_modify(|p| p.appending_since_us = Some(steady_us()));
-        let outcome = self.log.append(expected, &turn.events, stop).await;
+        let outcome = self.append_renewing(expected, &turn.events, tenure, stop).await;
         let head = self.fleet.state().head.clone();
-        self.pulse.send_replace(Pulse { head: head.clone(), leads: true, appending_since_us: None });
         Ok(match outcome {
             Ok(Outcome::Stored { .. }) => {
+                self.pulse.send_modify(|p| (p.head, p.leads) = (head.clone(), true));
                 let games = self.fleet.state().games.len();
                 tracing::info!(term = head.term, sequence = head.sequence, games, "leading");
                 None
@@ -290,7 +300,8 @@ impl Desk<'_> {
         stop: &CancellationToken,
         term: &CancellationToken,
     ) -> Result<Ended, Exit> {
-        match self.take_office(generation, stop).await {
+        let mut tenure = Tenure::new(key);
+        match self.take_office(generation, &mut tenure, stop).await {
             Ok(None) => {}
             Ok(Some(ended)) => return Ok(ended),
             Err(error) => {
@@ -301,7 +312,6 @@ impl Desk<'_> {
         self.leads = true;
         let (every, schedule) = (self.config.discovery_every, self.config.schedule_every);
         spawn(self.tasks, term, discovery::run(self.espn.clone(), every, schedule, self.sender.clone()));
-        let mut tenure = Tenure::new(key);
         let mut tick_at_us = steady_us();
         loop {
             tenure.renew_if_due();
@@ -406,11 +416,13 @@ impl Desk<'_> {
     async fn finish(&mut self, tenure: &mut Tenure, stop: &CancellationToken) -> Option<Ended> {
         let Turn { events, effects } = self.fleet.end_turn();
         if !events.is_empty()
-            && let Some(ended) = self.append(&events, stop).await
+            && let Some(ended) = self.append(&events, tenure, stop).await
         {
             return Some(ended);
         }
         if !tenure.is_held() {
+            // What is in the log must be told, whoever leads now; all else is the next leader's.
+            effects.into_iter().filter(|e| matches!(e, Effect::Alert(_))).for_each(|e| self.send(e));
             return Some(Ended::Deposed);
         }
         for event in &events {
@@ -429,13 +441,34 @@ impl Desk<'_> {
         None
     }
 
-    async fn append(&mut self, events: &[arbees_proto::Sealed], stop: &CancellationToken) -> Option<Ended> {
+    /// Appends, and keeps the key meanwhile: to wait for a slow log is not to hang.
+    async fn append_renewing(
+        &self,
+        expected: u64,
+        events: &[Sealed],
+        tenure: &mut Tenure,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, AppendError> {
+        self.pulse.send_modify(|p| p.appending_since_us = Some(steady_us()));
+        let appending = self.log.append(expected, events, stop);
+        tokio::pin!(appending);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut appending => break outcome,
+                () = tokio::time::sleep(RENEW_LOOK) => {
+                    tenure.renew_if_due();
+                    tenure.is_held();
+                }
+            }
+        };
+        self.pulse.send_modify(|p| p.appending_since_us = None);
+        outcome
+    }
+
+    async fn append(&mut self, events: &[Sealed], tenure: &mut Tenure, stop: &CancellationToken) -> Option<Ended> {
         let head = self.fleet.state().head.clone();
         let expected = head.sequence - events.len() as u64;
-        self.pulse.send_modify(|p| p.appending_since_us = Some(steady_us()));
-        let outcome = self.log.append(expected, events, stop).await;
-        self.pulse.send_modify(|p| p.appending_since_us = None);
-        match outcome {
+        match self.append_renewing(expected, events, tenure, stop).await {
             Ok(Outcome::Stored { .. }) => {
                 self.pulse.send_modify(|p| p.head = head);
                 None

@@ -20,6 +20,7 @@ fn game() -> v1::Game {
         away: Some(team("Cincinnati Reds", "CIN")),
         starts_at_us: AT,
         markets: Some(v1::Markets { by_type: vec![moneyline] }),
+        postseason: false,
     }
 }
 

@@ -150,6 +150,7 @@ fn report(id: &str, phase: ReportedPhase) -> GameReport {
         away: team("Kites"),
         starts_at_us: BEGIN,
         markets: None,
+        postseason: false,
     };
     GameReport { id, info, phase, status: format!("STATUS_{phase:?}").to_uppercase() }
 }

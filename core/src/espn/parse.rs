@@ -109,6 +109,9 @@ impl Slate {
     }
 }
 
+/// ESPN's number for the part of a season in which the champion is found.
+const POSTSEASON: u64 = 3;
+
 fn sighting(league: League, raw: &RawValue) -> Result<(Sighting, bool), String> {
     let event: Event = serde_json::from_str(raw.get()).map_err(|e| e.to_string())?;
     let id = GameId::new(league, &event.id).map_err(|e| e.to_string())?;
@@ -146,6 +149,7 @@ fn sighting(league: League, raw: &RawValue) -> Result<(Sighting, bool), String> 
         away: Some(team(away)),
         starts_at_us,
         markets: None,
+        postseason: event.season.is_some_and(|s| s["type"] == POSTSEASON),
     };
     let report = GameReport { id, info, phase, status: short(&status.kind.name) };
     Ok((Sighting { report, view }, is_known))

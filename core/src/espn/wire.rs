@@ -43,6 +43,7 @@ pub(super) struct Event {
     pub id: String,
     pub date: Option<String>,
     pub status: Option<Status>,
+    pub season: Option<serde_json::Value>,
     #[serde(default)]
     pub competitions: Vec<Competition>,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Why;
 use super::{Fleet, reason};
-use crate::placement::Place;
+use crate::placement::{Place, weight_of};
 use crate::settings::short;
 use crate::state::{Drain, ServiceKey};
 
@@ -223,16 +223,17 @@ impl Fleet {
                 stay.push(id.clone());
                 continue;
             };
-            to.take(id.league());
+            to.take(id.league(), weight_of(&game.info));
             moves.push(PlannedMove { game: id.clone(), from: Some(shard.clone()), to: to.shard.clone() });
             if let Some(from) = places.iter_mut().find(|p| p.shard == *shard) {
-                from.give_back(id.league());
+                from.give_back(id.league(), weight_of(&game.info));
             }
         }
     }
 
     fn plan_move(&self, id: &GameId, shard: &ShardId, places: &mut [Place]) -> Result<Option<PlannedMove>, Refused> {
-        let owner = self.state.games.get(id).and_then(|g| g.owner.as_ref());
+        let game = self.state.games.get(id);
+        let (owner, weight) = (game.and_then(|g| g.owner.as_ref()), game.map_or(1, |g| weight_of(&g.info)));
         if owner.is_some_and(|o| o.shard == *shard) {
             return Ok(None);
         }
@@ -243,10 +244,10 @@ impl Fleet {
         if let Some(refusal) = to.refusal.or(full) {
             return Err(Refused::Unfit { shard: shard.clone(), game: id.clone(), why: refusal.code() });
         }
-        to.take(id.league());
+        to.take(id.league(), weight);
         let from = owner.map(|o| o.shard.clone());
         if let Some(place) = from.as_ref().and_then(|from| places.iter_mut().find(|p| p.shard == *from)) {
-            place.give_back(id.league());
+            place.give_back(id.league(), weight);
         }
         Ok(Some(PlannedMove { game: id.clone(), from, to: shard.clone() }))
     }

@@ -8,7 +8,7 @@ use arbees_proto::{GameId, Payload, ServiceKind, ShardId, v1};
 
 use super::alert::Severity;
 use super::{Fleet, reason};
-use crate::placement::{Choice, Place, Refusal};
+use crate::placement::{Choice, Place, Refusal, weight_of};
 use crate::settings::{DEGRADED_PATIENCE, MOVES_PER_SECOND, MOVES_PER_TARGET};
 use crate::state::{Circuit, Drain, Game, Owner, Phase, Service, ServiceKey, Status};
 
@@ -155,7 +155,7 @@ impl Fleet {
                 is_watched: !why.is_unwatched(),
                 is_scheduled: g.phase == Phase::Scheduled,
                 since_us,
-                weight: Reverse(1),
+                weight: Reverse(weight_of(&g.info)),
                 starts_at_us: g.info.starts_at_us,
                 id: id.clone(),
             };
@@ -256,14 +256,14 @@ impl Fleet {
         let is_queued = self.state.games.get(id).is_some_and(|g| g.queued_since_us.is_some());
         if why.is_unwatched() && !is_queued && self.room() > 0 {
             let choice =
-                nowhere.get_or_insert_with(|| crate::placement::choose(places, id.league(), |p| p.refusal)).clone();
+                nowhere.get_or_insert_with(|| crate::placement::choose(places, id.league(), 1, |p| p.refusal)).clone();
             self.queue(id, why, choice);
         }
     }
 
     fn place_one(&mut self, id: &GameId, why: Why, places: &mut [Place]) {
         let Some(game) = self.state.games.get(id) else { return };
-        let owner = game.owner.clone();
+        let (owner, weight) = (game.owner.clone(), weight_of(&game.info));
         if owner.is_some() && self.seen.rate.is_spent() {
             self.unplaced = true;
             return;
@@ -286,14 +286,14 @@ impl Fleet {
         if !self.give(id, &to, why.reason(), choice) {
             return;
         }
-        place.take(id.league());
+        place.take(id.league(), weight);
         if let Some(owner) = owner {
             self.seen.rate.count(&to);
             if why == Why::NotTakenUp {
                 self.seen.failed.insert((owner.shard.clone(), id.clone()), self.now.steady_us);
             }
             if let Some(from) = places.iter_mut().find(|p| p.shard == owner.shard) {
-                from.give_back(id.league());
+                from.give_back(id.league(), weight);
             }
         }
     }
@@ -405,7 +405,7 @@ impl Fleet {
             }
             place.refusal.filter(|r| !(takes_ill && *r == Refusal::Degraded))
         };
-        crate::placement::choose(places, id.league(), refuse)
+        crate::placement::choose(places, id.league(), weight_of(&game.info), refuse)
     }
 
     pub(super) fn places(&self) -> Vec<Place> {
@@ -415,6 +415,7 @@ impl Fleet {
             let place = Place {
                 shard: key.instance.clone(),
                 load: 0,
+                weight: 0,
                 max_games: heard.map_or(service.info.max_games, |h| h.max_games),
                 leagues: BTreeMap::new(),
                 failures: service.breaker.failures,
@@ -426,7 +427,7 @@ impl Fleet {
         for (id, game) in &self.state.games {
             let Some(owner) = &game.owner else { continue };
             let Some(place) = places.get_mut(&owner.shard) else { continue };
-            place.count(id.league());
+            place.count(id.league(), weight_of(&game.info));
             if place.is_on_trial && owner.confirmed_at_us.is_none() {
                 place.refusal = place.refusal.or(Some(Refusal::OnTrial));
             }

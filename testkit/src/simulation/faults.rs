@@ -93,12 +93,15 @@ impl World {
             self.note(&format!("-- {fault:?}"));
         }
         match fault {
-            Fault::Crash(of) => self.host(of.into()).alive = false,
+            Fault::Crash(of) => {
+                self.host(of.into()).alive = false;
+                self.host(of.into()).trouble_us = now;
+            }
             Fault::Start(of) => self.start(of.into()),
             Fault::Pause(of, span) => {
                 let host = self.host(of.into());
                 host.paused_until_us = host.paused_until_us.max(now + span);
-                host.trouble_us = now + span;
+                host.trouble_us = now;
             }
             Fault::Resume(of) => {
                 let host = self.host(of.into());
@@ -127,11 +130,9 @@ impl World {
             }
             Fault::ServerDown => {
                 self.server_up = false;
-                self.server_trouble_us = now;
             }
             Fault::ServerUp => {
                 self.server_up = true;
-                self.server_trouble_us = now;
                 for n in 0..self.shards.len() {
                     let late = self.rng.range(0, 2 * SECOND);
                     self.shards[n].0.tail_from_us = now + late;
@@ -144,7 +145,10 @@ impl World {
                 self.shards[n].0.trouble_us = now;
                 self.at(now, Happening::At { node: Node::Shard(n), life, message: Message::Stop });
             }
-            Fault::Deaf(n, is_deaf) => self.shards[n].1.is_deaf = is_deaf,
+            Fault::Deaf(n, is_deaf) => {
+                self.shards[n].1.is_deaf = is_deaf;
+                self.shards[n].0.trouble_us = now;
+            }
             Fault::Twin(n) => self.start_twin(n),
             Fault::Look => return self.check_watchers(),
         }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use arbees_fleet::state::Circuit;
 use arbees_fleet::{EpochGate, Phase, State, Status};
 use arbees_proto::{Epoch, GameId, Payload, Sealed};
 
 use super::{ReportedPhase, SECOND, World};
 
-/// A shard that had no trouble for so long, on a log and under leaders that had none, must not be taken for dead.
+/// A shard that had no trouble for so long must not be taken for dead.
 const CALM: i64 = 9 * SECOND;
+/// A shard gone for so long has missed a beat for every leader that looks.
+const LATE: i64 = 1_700_000;
 /// A shard that is alive and hears of a move late may watch on for its lease.
 const OVERLAP: i64 = 3 * SECOND;
 
@@ -64,11 +67,24 @@ impl World {
                 self.rules.lost += 1;
                 self.check_death(&lost.instance)
             }
+            Some(Payload::GameAssigned(assigned)) => self.check_target(&assigned.shard),
+            Some(Payload::AssignmentFailed(failed)) if self.is_well(&failed.shard) => {
+                let is_deaf = |(_, s): &(super::Host, super::Shard)| s.id.as_str() == failed.shard && s.is_deaf;
+                if self.shards.iter().any(is_deaf) {
+                    return Ok(());
+                }
+                Err(format!("rule 6: {} has {} and is blamed for not taking it up", failed.shard, failed.game))
+            }
             Some(Payload::GameReassigned(moved)) => {
                 self.rules.moves += 1;
+                self.check_target(&moved.shard)?;
                 let Some(Ok(id)) = moved.game.as_ref().map(|g| g.id.parse::<GameId>()) else { return Ok(()) };
                 let key = self.rules.state.services.iter().find(|(key, _)| key.instance.as_str() == moved.from);
                 let is_dead = key.is_some_and(|(_, s)| s.status.is_gone());
+                let cause = event.event.reason.as_ref().map(|r| r.cause.as_str());
+                if cause == Some("its shard is lost") && !is_dead {
+                    return Err(format!("rule 3: {id} moves off {} as if that were lost", moved.from));
+                }
                 for (host, shard) in &self.shards {
                     let acts = host.alive
                         && shard.id.as_str() == moved.from
@@ -85,26 +101,29 @@ impl World {
         }
     }
 
-    /// Rule 6: nobody who is reachable and was never stopped is taken for dead.
+    /// Rule 6: nobody who is reachable and was never stopped is taken for dead, whatever befell the log or the leader.
     fn check_death(&self, instance: &str) -> Result<(), String> {
-        let is_calm = |since: i64| self.now - since > CALM;
-        let leaders_calm = self
-            .orchestrators
-            .iter()
-            .all(|(h, _)| is_calm(h.trouble_us) && h.alive && h.to_log && h.paused_until_us <= self.now);
-        let all_calm = self.server_up && is_calm(self.server_trouble_us) && leaders_calm;
-        let wronged = self.shards.iter().find(|(host, shard)| {
+        if self.is_well(instance) { Err(format!("rule 6: {instance} is well and taken for dead")) } else { Ok(()) }
+    }
+
+    /// Whether a process of this shard is there and has had no trouble for a while.
+    fn is_well(&self, instance: &str) -> bool {
+        self.shards.iter().any(|(host, shard)| {
             shard.id.as_str() == instance
                 && host.alive
                 && host.to_log
                 && host.paused_until_us <= self.now
-                && is_calm(host.trouble_us)
+                && self.now - host.trouble_us > CALM
                 && shard.stopping_since_us.is_none()
-        });
-        match wronged {
-            Some(_) if all_calm => Err(format!("rule 6: {instance} is well and taken for dead")),
-            _ => Ok(()),
-        }
+        })
+    }
+
+    /// Nobody is given a game who must be known to be silent.
+    fn check_target(&self, instance: &str) -> Result<(), String> {
+        let is_gone = |host: &super::Host| !host.alive || !host.to_log || host.paused_until_us > self.now;
+        let mut its = self.shards.iter().filter(|(_, s)| s.id.as_str() == instance);
+        let is_there = its.any(|(host, _)| !is_gone(host) || self.now - host.trouble_us < LATE);
+        if is_there { Ok(()) } else { Err(format!("rule 6: {instance} is given a game and has been gone for long")) }
     }
 
     /// Rule 7, at every position of the log.
@@ -185,6 +204,10 @@ impl World {
             }
             let key = state.services.iter().find(|(key, _)| key.instance == shard.id);
             let status = key.map(|(_, s)| s.status);
+            let circuit = key.map(|(_, s)| s.breaker.circuit);
+            if !shard.is_deaf && circuit == Some(Circuit::Open) {
+                return Err(format!("rule 5: {} takes games up and its breaker is open", shard.process));
+            }
             if !shard.is_deaf && status != Some(Status::Healthy) && host.to_log {
                 return Err(format!("rule 5: {} is well and taken for {status:?}", shard.process));
             }
