@@ -282,6 +282,34 @@ fn lost_games_without_room_stay_their_owners_and_are_its_again_when_it_returns()
     assert_eq!(p.count("GameReassigned"), 0);
 }
 
+/// A game that waits with its lost owner may be watched by it again, unheard: it moves on a fresh fence alone.
+#[test]
+fn a_late_move_off_a_lost_shard_needs_a_fresh_fence() {
+    let mut lost = fleet(&["s1"], 5);
+    for _ in 0..4 {
+        lost.live(1, &[]);
+        judge(&mut lost, Probe::Nobody);
+    }
+    assert_eq!((status(&lost, "s1"), load(&lost, "s1")), (Status::Dead, 5));
+    for is_back in [true, false] {
+        let mut p = Plane::over(lost.folded(), lost.log.clone(), lost.now);
+        p.beats = lost.beats;
+        p.live(4, &["s2"]);
+        assert_eq!((load(&p, "s1"), load(&p, "s2")), (5, 0), "there is room, and nothing moves unasked");
+        let asked = p.effects.iter().find_map(|e| match e {
+            Effect::Judge { key, heartbeat } => Some((key.clone(), *heartbeat)),
+            _ => None,
+        });
+        let (asked, heartbeat) = asked.unwrap();
+        assert_eq!(asked, key("s1"));
+        if is_back {
+            p.beat("s1", 20);
+        }
+        p.hear(Input::Fenced { key: asked, heartbeat, fence: 9_999 });
+        assert_eq!(load(&p, "s1"), if is_back { 5 } else { 0 });
+    }
+}
+
 #[test]
 fn a_redis_only_shard_is_lost_by_time_but_not_while_redis_is_down() {
     let mut p = Plane::new();

@@ -471,7 +471,10 @@ impl World {
                 self.at(now + delay, Happening::At { node, life, message: Message::Heard(beat) });
             }
         }
-        self.at(now + delay, Happening::At { node, life, message: Message::AtEnd });
+        // Orchestrators hold no lease.
+        if let Node::Shard(_) = node {
+            self.at(now + delay, Happening::At { node, life, message: Message::AtEnd });
+        }
     }
 
     /// A word on Redis: lost, repeated, late.
@@ -511,6 +514,10 @@ impl World {
         }
         let slate: Vec<GameReport> = self.games.iter().map(|(id, phase)| report(id, *phase)).collect();
         for n in 0..self.orchestrators.len() {
+            // Only a leader reads scoreboards.
+            if !self.orchestrators[n].1.leads {
+                continue;
+            }
             let life = self.orchestrators[n].0.life;
             let message = Message::Slate(slate.clone());
             let delay = self.rng.range(20_000, 200_000);

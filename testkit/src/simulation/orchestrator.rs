@@ -21,7 +21,7 @@ const BEAT_EVERY: i64 = 500_000;
 pub struct Orchestrator {
     me: v1::Producer,
     fleet: Option<Fleet>,
-    leads: bool,
+    pub leads: bool,
     key: Option<(u64, i64)>,
     asked_key_us: i64,
     append: Option<Appending>,

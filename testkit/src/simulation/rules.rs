@@ -14,6 +14,8 @@ const CALM: i64 = 9 * SECOND;
 const LATE: i64 = 1_700_000;
 /// A shard that is alive and hears of a move late may watch on for its lease.
 const OVERLAP: i64 = 3 * SECOND;
+/// Who lost a game is watched for so long: longer than any pause.
+const REMEMBERED: i64 = 60 * SECOND;
 
 /// An observer that sees all, and trusts nobody.
 #[derive(Debug, Default)]
@@ -138,7 +140,9 @@ impl World {
     }
 
     /// Rule 3, asked now and then: who lost a game while alive watches on for its lease at most.
-    pub(super) fn check_watchers(&self) -> Result<(), String> {
+    pub(super) fn check_watchers(&mut self) -> Result<(), String> {
+        let now = self.now;
+        self.rules.left.retain(|_, since_us| now - *since_us < REMEMBERED);
         for ((name, id), since_us) in &self.rules.left {
             if self.now - since_us <= OVERLAP {
                 continue;
