@@ -133,6 +133,7 @@ impl World {
             }
             Fault::ServerUp => {
                 self.server_up = true;
+                self.server_trouble_us = now;
                 for n in 0..self.shards.len() {
                     let late = self.rng.range(0, 2 * SECOND);
                     self.shards[n].0.tail_from_us = now + late;

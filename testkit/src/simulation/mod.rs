@@ -174,6 +174,8 @@ struct World {
     queue: BTreeMap<(i64, u64), Happening>,
     server: Server,
     server_up: bool,
+    /// When the log last came back.
+    server_trouble_us: i64,
     redis_up: bool,
     orchestrators: Vec<(Host, Orchestrator)>,
     shards: Vec<(Host, Shard)>,
@@ -216,6 +218,7 @@ impl World {
             queue: BTreeMap::new(),
             server: Server::default(),
             server_up: true,
+            server_trouble_us: -LENGTH,
             redis_up: true,
             orchestrators,
             shards,

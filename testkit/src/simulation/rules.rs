@@ -70,7 +70,10 @@ impl World {
                 self.check_death(&lost.instance)
             }
             Some(Payload::GameAssigned(assigned)) => self.check_target(&assigned.shard),
-            Some(Payload::AssignmentFailed(failed)) if self.is_well(&failed.shard) => {
+            // A beat that an outage held up tells what was so before it.
+            Some(Payload::AssignmentFailed(failed))
+                if self.is_well(&failed.shard) && self.now - self.server_trouble_us > CALM =>
+            {
                 let is_deaf = |(_, s): &(super::Host, super::Shard)| s.id.as_str() == failed.shard && s.is_deaf;
                 if self.shards.iter().any(is_deaf) {
                     return Ok(());
@@ -120,8 +123,11 @@ impl World {
         })
     }
 
-    /// Nobody is given a game who must be known to be silent.
+    /// Nobody is given a game who must be known to be silent. A leader that was away itself has yet to notice.
     fn check_target(&self, instance: &str) -> Result<(), String> {
+        if self.orchestrators.iter().any(|(host, _)| self.now - host.trouble_us < CALM || !host.to_log) {
+            return Ok(());
+        }
         let is_gone = |host: &super::Host| !host.alive || !host.to_log || host.paused_until_us > self.now;
         let mut its = self.shards.iter().filter(|(_, s)| s.id.as_str() == instance);
         let is_there = its.any(|(host, _)| !is_gone(host) || self.now - host.trouble_us < LATE);
