@@ -164,7 +164,7 @@ impl World {
         });
         if is_over {
             self.note(&format!("{} has stopped", self.shards[n].1.process));
-            self.shards[n].0.alive = false;
+            (self.shards[n].0.alive, self.shards[n].0.trouble_us) = (false, now);
             return;
         }
         self.tell_games(n);
@@ -219,7 +219,7 @@ impl World {
             }
             Step::Superseded { by } => {
                 let line = format!("{} ends: superseded by {by}", shard.process);
-                self.shards[n].0.alive = false;
+                (self.shards[n].0.alive, self.shards[n].0.trouble_us) = (false, self.now);
                 self.note(&line);
             }
             Step::Look | Step::Rejoin | Step::Wait { .. } => {}
