@@ -25,11 +25,10 @@ use crate::discovery;
 use crate::inbox::{self, Mail};
 use crate::operator::{self, Answer};
 use crate::outbox::{Errand, Outbox};
+use crate::tenure::Tenure;
 
 /// How often time itself is an input.
 const TICK_US: i64 = 200_000;
-/// How often the key is renewed: three times within its life.
-const RENEW_EVERY_US: i64 = 300_000;
 /// How often a leader that waits for an append looks after its key.
 const RENEW_LOOK: Duration = Duration::from_millis(100);
 /// Room a turn must have left to take another input: the largest slate makes no more events than this.
@@ -530,45 +529,5 @@ impl Desk<'_> {
                 Err(error) => tracing::warn!(sequence, %error, "snapshot not kept"),
             }
         });
-    }
-}
-
-/// The key while it is held. It is renewed by the loop itself: a loop that hangs loses it.
-struct Tenure {
-    key: Key,
-    renew_at_us: i64,
-    renewed: mpsc::Receiver<Option<Key>>,
-    renewals: mpsc::Sender<Option<Key>>,
-    is_lost: bool,
-}
-
-impl Tenure {
-    fn new(key: Key) -> Self {
-        let (renewals, renewed) = mpsc::channel(1);
-        Self { key, renew_at_us: steady_us() + RENEW_EVERY_US, renewed, renewals, is_lost: false }
-    }
-
-    fn renew_if_due(&mut self) {
-        let now_us = steady_us();
-        // One renewal at a time: whoever holds the sender's only place is at it.
-        if now_us < self.renew_at_us {
-            return;
-        }
-        self.renew_at_us = now_us + RENEW_EVERY_US;
-        if let Ok(place) = self.renewals.clone().try_reserve_owned() {
-            let key = self.key.clone();
-            tokio::spawn(async move { place.send(key.renewed().await) });
-        }
-    }
-
-    /// Whether the key is surely held now, with what was heard of its renewals.
-    fn is_held(&mut self) -> bool {
-        while let Ok(renewed) = self.renewed.try_recv() {
-            match renewed {
-                Some(key) => self.key = key,
-                None => self.is_lost = true,
-            }
-        }
-        !self.is_lost && self.key.is_held()
     }
 }

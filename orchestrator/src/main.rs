@@ -7,6 +7,7 @@ mod inbox;
 mod leader;
 mod operator;
 mod outbox;
+mod tenure;
 
 use std::process::ExitCode;
 

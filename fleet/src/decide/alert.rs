@@ -13,7 +13,7 @@ pub(super) enum Severity {
 
 impl Fleet {
     pub(super) fn raise(&mut self, kind: &str, subject: &str, severity: Severity, summary: String) {
-        let incident = if subject.is_empty() { kind.to_owned() } else { format!("{kind}:{subject}") };
+        let incident = incident_of(kind, subject);
         if !self.seen.alerts.insert(incident.clone()) {
             return;
         }
@@ -27,7 +27,10 @@ impl Fleet {
 
     /// The incident is over: the next one is told again.
     pub(super) fn settle(&mut self, kind: &str, subject: &str) {
-        let incident = if subject.is_empty() { kind.to_owned() } else { format!("{kind}:{subject}") };
-        self.seen.alerts.remove(&incident);
+        self.seen.alerts.remove(&incident_of(kind, subject));
     }
+}
+
+fn incident_of(kind: &str, subject: &str) -> String {
+    if subject.is_empty() { kind.to_owned() } else { format!("{kind}:{subject}") }
 }
