@@ -8,7 +8,7 @@
 use arbees_proto::EventId;
 
 /// What the shell must do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Send the whole batch, conditional on `expected`, under a new batch id.
     Send { expected: u64 },
@@ -19,7 +19,7 @@ pub enum Step {
 }
 
 /// What came of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Heard {
     /// Acknowledged; the last event has this sequence.
     Stored { last_sequence: u64 },
@@ -34,7 +34,7 @@ pub enum Heard {
 }
 
 /// How an append ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// All events are stored, the last at this sequence.
     Stored { last_sequence: u64 },
@@ -45,7 +45,7 @@ pub enum Outcome {
 }
 
 /// One append in flight.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Append {
     expected: u64,
     ids: Vec<EventId>,

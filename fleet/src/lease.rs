@@ -37,7 +37,7 @@ pub enum Step {
 }
 
 /// The last message of the heartbeat subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Last {
     Nothing,
     /// A beat of this very process, with its number.
@@ -57,7 +57,7 @@ pub enum Last {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     number: u64,
     first_sent_us: i64,
@@ -65,14 +65,14 @@ struct InFlight {
 }
 
 /// What an orchestrator said of the log, and when it was heard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Word {
     at_us: i64,
     log_ok: bool,
 }
 
 /// The claim and the deadline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     ttl_us: i64,
     every_us: i64,

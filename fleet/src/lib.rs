@@ -5,12 +5,14 @@
 
 pub mod append;
 pub mod decide;
+pub mod echo;
 pub mod epoch_gate;
 pub mod fold;
 pub mod game_set;
 pub mod lease;
 pub mod placement;
 pub mod settings;
+pub mod silence;
 pub mod slate;
 pub mod state;
 pub mod watcher;

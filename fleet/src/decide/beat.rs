@@ -45,7 +45,7 @@ impl Fleet {
     fn note_own_sequence(&mut self, medium: Medium) {
         let Medium::Log { sequence } = medium else { return };
         if sequence < self.seen.echo_sequence {
-            self.seen.services.values_mut().for_each(|h| h.sequence = 0);
+            self.seen.services.values_mut().for_each(|h| h.silence.forget_sequence());
         }
         self.seen.echo_sequence = sequence;
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arbees_proto::{Payload, ServiceKind, v1};
 
 use super::alert::Severity;
+use super::health::Heard;
 use super::{Fleet, reason};
 use crate::settings::{BRAKE_EVERY, BRAKE_FOR, BRAKE_RELEASE};
 use crate::state::{Service, ServiceKey};
@@ -34,10 +35,10 @@ impl Fleet {
         let alive = self.state.services.iter().filter(|(key, s)| is_log_shard(key, s) && !s.status.is_gone());
         let heard = |key: &ServiceKey| self.seen.services.get(key);
         let alive: Vec<_> = alive.filter_map(|(key, _)| Some((key, heard(key)?))).collect();
-        let suspect = |h: &super::health::Heard| now_us - h.at_us >= self.settings.suspect_after() && !h.is_proven();
+        let suspect = |h: &Heard| now_us - h.silence.at_us() >= self.settings.suspect_after() && !h.silence.is_proven();
         let mut silent: Vec<ServiceKey> =
             alive.iter().filter(|(_, h)| suspect(h)).map(|(key, _)| (*key).clone()).collect();
-        let proven = |key: &ServiceKey| heard(key).is_some_and(super::health::Heard::is_proven);
+        let proven = |key: &ServiceKey| heard(key).is_some_and(|h| h.silence.is_proven());
         silent.extend(self.seen.brake.fell.keys().filter(|key| !proven(key)).cloned());
         (silent, alive.len() + self.seen.brake.fell.len())
     }
@@ -85,7 +86,7 @@ impl Fleet {
     /// Whether [`Self::brake_lets_go`] would, without counting it.
     pub(super) fn brake_may(&self, owner: &ServiceKey) -> bool {
         let now_us = self.now.steady_us;
-        let is_proven = self.seen.services.get(owner).is_some_and(super::health::Heard::is_proven);
+        let is_proven = self.seen.services.get(owner).is_some_and(|h| h.silence.is_proven());
         let is_first = self.seen.brake.engaged_us.is_none_or(|at| now_us - at < BRAKE_FOR);
         let is_due = self.seen.brake.last_move_us.is_none_or(|at| now_us - at >= BRAKE_EVERY);
         self.state.brake_since_us.is_none() || is_proven || !is_first || is_due
@@ -94,7 +95,7 @@ impl Fleet {
     /// Whether a game may move off the lost shard `owner` now.
     pub(super) fn brake_lets_go(&mut self, owner: &ServiceKey) -> bool {
         let now_us = self.now.steady_us;
-        let is_proven = self.seen.services.get(owner).is_some_and(super::health::Heard::is_proven);
+        let is_proven = self.seen.services.get(owner).is_some_and(|h| h.silence.is_proven());
         if self.state.brake_since_us.is_none() || is_proven {
             return true;
         }

@@ -4,30 +4,16 @@ use arbees_proto::{EventId, Payload, ServiceKind, v1};
 
 use super::alert::Severity;
 use super::{Effect, Fleet, Medium, reason};
-use crate::settings::{
-    FENCE_FRESH, GOOD_BEATS, JUDGE_AGAIN, MAX_NAMED, PROBE_EVERY, PROBE_GRACE, REPLACED_WITHIN, SAY_AGAIN,
-};
+use crate::settings::{GOOD_BEATS, MAX_NAMED, REPLACED_WITHIN, SAY_AGAIN};
+use crate::silence::{Probe, Silence};
 use crate::state::{Service, ServiceKey, Status};
-
-/// What a service that was asked whether it is there answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// It is there.
-    Answered,
-    /// Its connection is closed: the server knows of nobody.
-    Nobody,
-    /// No answer in time.
-    Silent,
-}
 
 /// What was last heard of a service. Times are steady.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {
-    pub at_us: i64,
+    pub silence: Silence,
     /// When it beat last, by the wall clock; 0: not heard since this process listens.
     pub wall_us: i64,
-    /// HEARTBEATS sequence of its last beat; 0: not heard, or it beats on Redis.
-    pub sequence: u64,
     /// Reports healthy, with all that its kind needs.
     pub good: bool,
     /// Good beats in a row.
@@ -37,32 +23,14 @@ pub(super) struct Heard {
     pub interval_us: i64,
     /// Since when it is not well.
     pub unwell_since_us: Option<i64>,
-    probe: Option<Asked>,
-    judging_since_us: Option<i64>,
-    /// When its subject was last fenced.
-    fenced_us: Option<i64>,
     /// The process that beat under its name before, and when that was last seen.
     pub before: Option<(v1::Service, i64)>,
-}
-
-/// A probe on its way, and what came of the last.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    at_us: i64,
-    answer: Option<Probe>,
-    /// When it first answered.
-    answered_us: Option<i64>,
 }
 
 impl Heard {
     /// Whether it was heard at all since this process listens.
     pub const fn is_real(&self) -> bool {
         self.wall_us != 0
-    }
-
-    /// Its connection was seen to close: that is proof, not silence.
-    pub fn is_proven(&self) -> bool {
-        self.probe.is_some_and(|p| p.answer == Some(Probe::Nobody))
     }
 }
 
@@ -72,17 +40,13 @@ impl Fleet {
         let now_us = self.now.steady_us;
         for (key, service) in &self.state.services {
             let expected = Heard {
-                at_us: now_us,
+                silence: Silence::since(now_us),
                 wall_us: 0,
-                sequence: 0,
                 good: false,
                 good_beats: 0,
                 max_games: service.info.max_games,
                 interval_us: self.settings.redis_interval,
                 unwell_since_us: None,
-                probe: None,
-                judging_since_us: None,
-                fenced_us: None,
                 before: None,
             };
             self.seen.services.entry(key.clone()).or_insert(expected);
@@ -97,7 +61,8 @@ impl Fleet {
             Medium::Redis => 0,
         };
         let known = self.seen.services.get(key);
-        if known.is_some_and(|h| sequence != 0 && sequence <= h.sequence) {
+        let mut silence = known.map_or(Silence::since(now_us), |h| h.silence);
+        if !silence.hear(now_us, sequence) {
             return false;
         }
         let default_us = self.settings.redis_interval;
@@ -111,19 +76,15 @@ impl Fleet {
             known.and_then(|h| h.unwell_since_us).or(Some(now_us))
         };
         let heard = Heard {
-            at_us: now_us,
+            silence,
             wall_us: self.now.wall_us.max(1),
-            sequence,
             good,
             good_beats,
             max_games: beat.service.as_ref().map_or(0, |s| s.max_games),
             interval_us: known
                 .filter(|h| h.is_real())
-                .map_or(default_us, |h| (now_us - h.at_us).clamp(crate::SECOND, 6 * default_us)),
+                .map_or(default_us, |h| (now_us - h.silence.at_us()).clamp(crate::SECOND, 6 * default_us)),
             unwell_since_us,
-            probe: None,
-            judging_since_us: None,
-            fenced_us: None,
             before: known.and_then(|h| h.before.clone()),
         };
         self.seen.services.insert(key.clone(), heard);
@@ -217,7 +178,7 @@ impl Fleet {
             if on_log && trusts_log {
                 self.watch_on_log(&key);
             } else if !on_log && trusts_redis {
-                let silent = self.seen.services.get(&key).map_or(0, |h| now_us - h.at_us);
+                let silent = self.seen.services.get(&key).map_or(0, |h| now_us - h.silence.at_us());
                 if silent > self.settings.redis_timeout {
                     self.lose(&key, 0, 0);
                 }
@@ -229,26 +190,13 @@ impl Fleet {
         let now_us = self.now.steady_us;
         let (suspect_after, limit) = (self.settings.suspect_after(), self.settings.log_timeout());
         let Some(heard) = self.seen.services.get_mut(key) else { return };
-        let silent_us = now_us - heard.at_us;
-        if silent_us < suspect_after {
-            return;
-        }
-        if heard.probe.is_none_or(|p| now_us - p.at_us >= PROBE_EVERY) {
-            let before = heard.probe;
-            heard.probe = Some(Asked {
-                at_us: now_us,
-                answer: before.and_then(|p| p.answer),
-                answered_us: before.and_then(|p| p.answered_us),
-            });
+        let heartbeat = heard.silence.sequence();
+        let due = heard.silence.due(now_us, suspect_after, limit);
+        if due.probe {
             self.turn.effects.push(Effect::Probe { key: key.clone() });
         }
-        let spared = heard.probe.is_some_and(|p| {
-            p.answer == Some(Probe::Answered) && p.answered_us.is_some_and(|at| now_us - at < PROBE_GRACE)
-        });
-        let is_asked = heard.judging_since_us.is_some_and(|at| now_us - at < JUDGE_AGAIN);
-        if silent_us >= limit && !spared && !is_asked {
-            heard.judging_since_us = Some(now_us);
-            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat: heard.sequence });
+        if due.judge {
+            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat });
         }
     }
 
@@ -259,28 +207,25 @@ impl Fleet {
         let beating = self.state.services.iter().filter(|(_, s)| s.info.on_log && !s.status.is_gone());
         let due = |(key, _): (&ServiceKey, &Service)| {
             let heard = self.seen.services.get(key)?;
-            let steps = [heard.at_us + suspect_after, heard.at_us + limit];
-            steps.into_iter().find(|at| *at > self.now.steady_us)
+            heard.silence.look_at_us(self.now.steady_us, suspect_after, limit)
         };
         beating.filter_map(due).min()
     }
 
     pub(super) fn on_probed(&mut self, key: &ServiceKey, answer: Probe) {
         let now_us = self.now.steady_us;
-        if let Some(probe) = self.seen.services.get_mut(key).and_then(|h| h.probe.as_mut()) {
-            probe.answer = Some(answer);
-            if answer == Probe::Answered {
-                probe.answered_us.get_or_insert(now_us);
-            }
+        if let Some(heard) = self.seen.services.get_mut(key) {
+            heard.silence.probed(now_us, answer);
         }
         self.watch_silence();
     }
 
     pub(super) fn on_fenced(&mut self, key: &ServiceKey, heartbeat: u64, fence: u64) {
         let now_us = self.now.steady_us;
-        let Some(heard) = self.seen.services.get_mut(key).filter(|h| h.sequence <= heartbeat) else { return };
-        heard.fenced_us = Some(now_us);
-        heard.judging_since_us = None;
+        let Some(heard) = self.seen.services.get_mut(key) else { return };
+        if !heard.silence.fenced(now_us, heartbeat) {
+            return;
+        }
         if self.state.services.get(key).is_some_and(|s| !s.status.is_gone()) {
             self.lose(key, heartbeat, fence);
         }
@@ -295,12 +240,12 @@ impl Fleet {
             return true;
         }
         let Some(heard) = self.seen.services.get_mut(key) else { return true };
-        if heard.fenced_us.is_some_and(|at| now_us - at < FENCE_FRESH) {
+        if heard.silence.is_freshly_fenced(now_us) {
             return true;
         }
-        if heard.judging_since_us.is_none_or(|at| now_us - at >= JUDGE_AGAIN) {
-            heard.judging_since_us = Some(now_us);
-            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat: heard.sequence });
+        if heard.silence.judge_now(now_us) {
+            let heartbeat = heard.silence.sequence();
+            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat });
         }
         false
     }
@@ -315,13 +260,13 @@ impl Fleet {
             self.change_status(key, Status::Retired, Vec::new(), why, None);
             return;
         }
-        let (process, silent_us) = (service.info.process.clone(), self.now.steady_us - heard.at_us);
+        let (process, silent_us) = (service.info.process.clone(), self.now.steady_us - heard.silence.at_us());
         let last_heartbeat_us = if heard.is_real() { heard.wall_us } else { 0 };
         let is_shard = key.kind == ServiceKind::Shard;
         let owned = self.owned().filter(|(_, g)| g.owner.as_ref().is_some_and(|o| is_shard && o.shard == key.instance));
         let games: Vec<String> = owned.map(|(id, _)| id.to_string()).take(MAX_NAMED).collect();
         let count = games.len();
-        let proof = if heard.is_proven() { "its connection is closed" } else { "it is silent" };
+        let proof = if heard.silence.is_proven() { "its connection is closed" } else { "it is silent" };
         let lost = v1::ServiceLost {
             kind: key.kind.to_string(),
             instance: key.instance.to_string(),

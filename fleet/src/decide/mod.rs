@@ -11,7 +11,6 @@ mod beat;
 mod brake;
 mod circuit;
 mod clock;
-mod echo;
 mod health;
 mod markets;
 pub mod operator;
@@ -26,11 +25,13 @@ use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
 
 pub use beat::Medium;
-pub use health::Probe;
 pub use markets::MarketsFound;
 
+pub use crate::silence::Probe;
+
+use crate::echo::Echo;
 use crate::fold::{Entry, Skip};
-use crate::settings::{MAX_BATCH, MAX_EVENT, PAUSE_LIMIT, Settings};
+use crate::settings::{MAX_BATCH, MAX_EVENT, Settings};
 use crate::slate::GameReport;
 use crate::state::{Game, ServiceKey, State};
 
@@ -119,9 +120,9 @@ struct Seen {
     /// When all was looked over last.
     looked_us: i64,
     /// The leader's own beats, come back over the log.
-    log: echo::Echo,
+    log: Echo,
     /// The leader's own word, come back over Redis.
-    redis: echo::Echo,
+    redis: Echo,
     /// HEARTBEATS sequence of the own beat heard last.
     echo_sequence: u64,
     services: BTreeMap<ServiceKey, health::Heard>,
@@ -157,8 +158,8 @@ impl Seen {
             since_us: now_us,
             is_first_day: false,
             looked_us: i64::MIN / 2,
-            log: echo::Echo::default(),
-            redis: echo::Echo::default(),
+            log: Echo::default(),
+            redis: Echo::default(),
             echo_sequence: 0,
             services: BTreeMap::new(),
             brake: brake::Brake::default(),
@@ -274,11 +275,8 @@ impl Fleet {
         let gap = now.steady_us - self.now.steady_us;
         self.now = now;
         self.input += 1;
-        if gap > PAUSE_LIMIT {
-            // Stopped for a while: what waits to be read is older than it looks.
-            self.seen.log.broke();
-            self.seen.redis.broke();
-        }
+        self.seen.log.turned_after(gap);
+        self.seen.redis.turned_after(gap);
     }
 
     /// The turn's events, to be appended in this order right after the head they were decided on, and what follows.

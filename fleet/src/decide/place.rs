@@ -177,7 +177,7 @@ impl Fleet {
         if service.status.is_gone() {
             // One that has beaten since is back, and its next beat says so.
             let limit = if service.info.on_log { self.settings.log_timeout() } else { self.settings.redis_timeout };
-            let is_back = |h: &super::health::Heard| h.is_real() && self.now.steady_us - h.at_us < limit;
+            let is_back = |h: &super::health::Heard| h.is_real() && self.now.steady_us - h.silence.at_us() < limit;
             return (!self.seen.services.get(&key).is_some_and(is_back)).then_some(Why::Lost);
         }
         // What follows is the fleet's own wish: an operator can forbid it.
@@ -439,7 +439,7 @@ impl Fleet {
         let on_log = service.info.on_log;
         let limit = if on_log { self.settings.suspect_after() } else { self.settings.redis_timeout };
         let is_heard =
-            self.seen.services.get(key).is_some_and(|h| h.is_real() && self.now.steady_us - h.at_us <= limit);
+            self.seen.services.get(key).is_some_and(|h| h.is_real() && self.now.steady_us - h.silence.at_us() <= limit);
         if !matches!(service.info.shard_type.as_str(), "sports" | "game") {
             return Some(Refusal::NotSports);
         }
