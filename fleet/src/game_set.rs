@@ -20,6 +20,8 @@ pub enum Change {
     Amend(GameId),
     /// Watch it no more.
     Stop(GameId),
+    /// The leader heard the shard again, by the beat at this sequence of HEARTBEATS.
+    Readmitted { heartbeat_sequence: u64 },
 }
 
 /// All games that the log gives to one shard.
@@ -75,7 +77,7 @@ impl GameSet {
         self.last_applied = self.last_applied.max(sequence);
     }
 
-    /// Applies an event of one of the shard's own two filters, in the order of the log. Repeats change nothing.
+    /// Applies an event of one of the shard's own filters, in the order of the log. Repeats change nothing.
     pub fn apply(&mut self, sequence: u64, event: &v1::Event) -> Option<Change> {
         if sequence <= self.last_applied {
             return None;
@@ -97,6 +99,9 @@ impl GameSet {
             Payload::GameReleased(e) if e.shard == self.me.as_str() => self.drop_game(&e.game.parse().ok()?),
             Payload::AssignmentAmended(e) => self.amend(e.game.as_ref(), e.epoch),
             Payload::AssignmentConfirmed(e) => self.amend(e.game.as_ref(), e.epoch),
+            Payload::ServiceRecovered(e) if e.kind == "shard" && e.instance == self.me.as_str() => {
+                Some(Change::Readmitted { heartbeat_sequence: e.heartbeat_sequence })
+            }
             _ => None,
         }
     }

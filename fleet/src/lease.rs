@@ -6,6 +6,9 @@
 //! Every beat is conditional on the last message of the subject. Whoever beats later in the stream wins: a process that is
 //! refused reads the subject and finds its own beat (an acknowledgement was lost), a `Fence` (it was taken for dead), or
 //! another process (it was superseded, and never acts again).
+//!
+//! Who finds a fence reads the log anew, says so in its beats, and acts again only when the log says that the leader has heard
+//! one of them: what the leader decided on the strength of the fence, however late, then stands before that in the log.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +18,6 @@ pub const RESEND_US: i64 = 400_000;
 const REFUSED_REST_US: i64 = 100_000;
 /// What an orchestrator said of the log counts for this long.
 pub const WORD_US: i64 = 2_000_000;
-
-/// A process that finds itself fenced rests for this long before it acts again: what the leader decides on the strength of the
-/// fence is in the log by then, and the log is read before acting.
-pub const FENCE_REST_US: i64 = 500_000;
 
 /// What the shell must do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +88,10 @@ pub struct Lease {
     claimed: bool,
     /// The process before may act until then.
     quiet_until_us: i64,
-    /// The tail must have stood at the stream's end after this.
-    tail_after_us: i64,
+    /// A fence was found, and the log not yet read since.
     fenced: bool,
+    /// The fence that was found, until the leader has heard a beat from after it.
+    fence: Option<u64>,
     held_until_us: i64,
     words: BTreeMap<String, Word>,
     superseded: Option<String>,
@@ -112,8 +112,8 @@ impl Lease {
             tail_us: None,
             claimed: false,
             quiet_until_us: i64::MIN,
-            tail_after_us: i64::MIN,
             fenced: false,
+            fence: None,
             held_until_us: i64::MIN,
             words: BTreeMap::new(),
             superseded: None,
@@ -184,8 +184,7 @@ impl Lease {
                 self.adopt(sequence);
                 // Nobody acts under a lease from before a fence; whatever this process knew may be another's by now.
                 self.fenced = true;
-                self.quiet_until_us = self.quiet_until_us.max(now_us + FENCE_REST_US);
-                self.tail_after_us = now_us + FENCE_REST_US;
+                self.fence = Some(sequence);
                 self.acked_us = None;
                 self.held_until_us = i64::MIN;
             }
@@ -211,6 +210,19 @@ impl Lease {
         self.fenced = false;
         self.tail_us = Some(asked_us);
         self.beat_soon();
+    }
+
+    /// The log says that the leader heard this process again, by the beat at this sequence of HEARTBEATS.
+    pub fn readmitted(&mut self, heartbeat_sequence: u64) {
+        if self.fence.take_if(|fence| heartbeat_sequence > *fence).is_some() {
+            self.beat_soon();
+        }
+    }
+
+    /// The fence after which this process waits to be readmitted.
+    #[must_use]
+    pub const fn fence(&self) -> Option<u64> {
+        self.fence
     }
 
     /// The tail stood at the stream's end at `at_us`.
@@ -241,10 +253,9 @@ impl Lease {
     #[must_use]
     pub fn may_act(&self, now_us: i64) -> bool {
         self.superseded.is_none()
-            && !self.fenced
+            && self.fence.is_none()
             && self.claimed
             && now_us >= self.quiet_until_us
-            && self.tail_us.is_some_and(|at| at >= self.tail_after_us)
             && (self.deadline_us().is_some_and(|d| now_us < d) || now_us < self.held_until_us)
     }
 
@@ -327,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fenced_process_acts_again_only_after_reading_the_log_and_beating() {
+    fn a_fenced_process_acts_again_only_when_the_log_says_that_it_was_heard() {
         let mut lease = held();
         let resumed = 30_000 * MS;
         assert!(!lease.may_act(resumed));
@@ -339,9 +350,13 @@ mod tests {
         assert!(!lease.may_act(resumed));
         assert_eq!(lease.step(resumed), Step::Send { number: 3, expected: 20, again: false });
         lease.acked(3, 21);
-        assert!(!lease.may_act(resumed), "what follows the fence may not be in the log yet");
-        lease.tail_at_end(resumed + FENCE_REST_US);
-        assert!(lease.may_act(resumed + FENCE_REST_US));
+        let later = resumed + 1_900 * MS;
+        lease.tail_at_end(later);
+        assert!(!lease.may_act(later), "what follows the fence may not be in the log yet");
+        lease.readmitted(19);
+        assert!(!lease.may_act(later), "that was before the fence");
+        lease.readmitted(21);
+        assert!(lease.may_act(later));
     }
 
     #[test]

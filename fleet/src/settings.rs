@@ -113,10 +113,10 @@ pub const PAUSE_LIMIT: i64 = SECOND;
 pub const PROBE_EVERY: i64 = SECOND;
 /// A shard that answers but does not beat is spared for this long at most.
 pub const PROBE_GRACE: i64 = 10 * SECOND;
-/// A fence is fresh for this long: well below the rest of a shard that finds itself fenced (`lease::FENCE_REST_US`).
-pub const FENCE_FRESH: i64 = crate::lease::FENCE_REST_US / 2;
 /// A verdict that was asked for and not heard of is asked for again after this.
 pub const JUDGE_AGAIN: i64 = SECOND;
+/// A fenced shard that beats and seems not to have been told that it was heard is told again after this.
+pub const READMIT_AGAIN: i64 = 2 * SECOND;
 /// A degraded shard keeps its games for this long.
 pub const DEGRADED_PATIENCE: i64 = 10 * SECOND;
 /// A degraded service whose failing checks change is not written down again before this.

@@ -3,7 +3,7 @@
 //! A pure state machine, as [`crate::lease`] is on the sender's side. All times are microseconds of the listener's clock that
 //! never jumps.
 
-use crate::settings::{FENCE_FRESH, JUDGE_AGAIN, PROBE_EVERY, PROBE_GRACE};
+use crate::settings::{JUDGE_AGAIN, PROBE_EVERY, PROBE_GRACE};
 
 /// What a service that was asked whether it is there answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,8 +35,6 @@ pub struct Silence {
     sequence: u64,
     probe: Option<Asked>,
     judging_since_us: Option<i64>,
-    /// When its subject was last fenced.
-    fenced_us: Option<i64>,
 }
 
 /// A probe on its way, and what came of the last.
@@ -52,7 +50,7 @@ impl Silence {
     /// A sender that is expected to beat from now on.
     #[must_use]
     pub const fn since(now_us: i64) -> Self {
-        Self { at_us: now_us, sequence: 0, probe: None, judging_since_us: None, fenced_us: None }
+        Self { at_us: now_us, sequence: 0, probe: None, judging_since_us: None }
     }
 
     /// A beat arrived, on the log at `sequence` (0: on another medium). False: it is older than one that is known.
@@ -107,7 +105,11 @@ impl Silence {
         let spared = self.probe.is_some_and(|p| {
             p.answer == Some(Probe::Answered) && p.answered_us.is_some_and(|at| now_us - at < PROBE_GRACE)
         });
-        due.judge = silent_us >= limit_us && !spared && self.judge_now(now_us);
+        let is_asked = self.judging_since_us.is_some_and(|at| now_us - at < JUDGE_AGAIN);
+        if silent_us >= limit_us && !spared && !is_asked {
+            self.judging_since_us = Some(now_us);
+            due.judge = true;
+        }
         due
     }
 
@@ -115,15 +117,6 @@ impl Silence {
     #[must_use]
     pub fn look_at_us(&self, now_us: i64, suspect_after_us: i64, limit_us: i64) -> Option<i64> {
         [self.at_us + suspect_after_us, self.at_us + limit_us].into_iter().find(|at| *at > now_us)
-    }
-
-    /// Whether a verdict is to be asked for now: none is on its way.
-    pub fn judge_now(&mut self, now_us: i64) -> bool {
-        let is_asked = self.judging_since_us.is_some_and(|at| now_us - at < JUDGE_AGAIN);
-        if !is_asked {
-            self.judging_since_us = Some(now_us);
-        }
-        !is_asked
     }
 
     /// What a probe came to.
@@ -137,19 +130,11 @@ impl Silence {
     }
 
     /// The fence naming beat `heartbeat` is stored: nothing of its process is accepted any more. False: it was heard since.
-    pub const fn fenced(&mut self, now_us: i64, heartbeat: u64) -> bool {
+    pub const fn fenced(&mut self, heartbeat: u64) -> bool {
         if self.sequence > heartbeat {
             return false;
         }
-        self.fenced_us = Some(now_us);
         self.judging_since_us = None;
         true
-    }
-
-    /// Whether nobody can have acted under its name since its fence: one that finds itself fenced rests for longer than this
-    /// before it acts again.
-    #[must_use]
-    pub fn is_freshly_fenced(&self, now_us: i64) -> bool {
-        self.fenced_us.is_some_and(|at| now_us - at < FENCE_FRESH)
     }
 }

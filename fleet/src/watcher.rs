@@ -31,11 +31,13 @@ impl Watcher {
         &self.set
     }
 
-    /// Applies an event of one of its own two filters.
+    /// Applies an event of one of its own filters.
     pub fn follow(&mut self, sequence: u64, event: &v1::Event) -> Option<Change> {
         let change = self.set.apply(sequence, event);
-        if change.is_some() {
-            self.lease.beat_soon();
+        match change {
+            Some(Change::Readmitted { heartbeat_sequence }) => self.lease.readmitted(heartbeat_sequence),
+            Some(_) => self.lease.beat_soon(),
+            None => {}
         }
         change
     }
@@ -90,6 +92,7 @@ impl Watcher {
             rejected: rejected.map(|(id, held)| entry((id, &held.epoch))).collect(),
             games: watched.iter().map(entry).collect(),
             last_applied: self.set.last_applied(),
+            fence_sequence: self.lease.fence().unwrap_or(0),
             ..about
         }
     }

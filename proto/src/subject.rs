@@ -134,6 +134,12 @@ impl Names {
         [format!("{}.control.assignment.*.{me}.*", self.root), format!("{}.control.assignment.*.*.{me}", self.root)]
     }
 
+    /// What CONTROL tells of one service.
+    #[must_use]
+    pub fn service(&self, kind: ServiceKind, instance: &str) -> String {
+        format!("{}.control.service.{kind}.{}", self.root, escape(instance))
+    }
+
     /// The subject on which `payload` belongs in CONTROL; none for what belongs elsewhere.
     #[must_use]
     pub fn control(&self, payload: &Payload) -> Option<String> {

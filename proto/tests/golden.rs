@@ -52,6 +52,7 @@ fn payloads() -> Vec<Payload> {
         head: Some(v1::LogHead { sequence: 7, hash: vec![1; 32] }),
         rejected: vec![v1::Watched { game: "nfl-1".into(), epoch: 3 }],
         effects_through: 0,
+        fence_sequence: 0,
     };
     let state = v1::GameStateChanged {
         game: id(),
@@ -133,6 +134,7 @@ fn control_plane() -> Vec<Payload> {
             instance: shard(),
             from: "dead".into(),
             unwell_us: 7,
+            heartbeat_sequence: 0,
         }),
         Payload::AssignmentFailed(v1::AssignmentFailed { shard: shard(), game: id(), epoch, failures: 2 }),
         Payload::ResyncCompleted(v1::ResyncCompleted { kind: kind(), instance: shard(), games: 3, duration_us: 4 }),
@@ -160,6 +162,13 @@ fn control_plane() -> Vec<Payload> {
             incident: "shard_lost:shard_01".into(),
             severity: "critical".into(),
             summary: "shard shard_01 lost".into(),
+        }),
+        Payload::ServiceRecovered(v1::ServiceRecovered {
+            kind: kind(),
+            instance: shard(),
+            from: "dead".into(),
+            unwell_us: 7,
+            heartbeat_sequence: 11,
         }),
     ]
 }

@@ -154,8 +154,13 @@ mod tests {
                 ))
             );
         }
-        let recovered =
-            v1::ServiceRecovered { kind: kind(), instance: instance(), from: "degraded".into(), unwell_us: 12_900_000 };
+        let recovered = v1::ServiceRecovered {
+            kind: kind(),
+            instance: instance(),
+            from: "degraded".into(),
+            unwell_us: 12_900_000,
+            heartbeat_sequence: 7,
+        };
         assert_eq!(
             told(Payload::ServiceRecovered(recovered)),
             Some((

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use arbees_fleet::GameSet;
-use arbees_proto::ShardId;
+use arbees_proto::{ServiceKind, ShardId};
 
 use super::{CONTROL, Log, ReadError, Tail};
 use crate::time::steady_us;
@@ -20,10 +20,9 @@ impl Log {
     /// When the log cannot be read whole.
     pub async fn recover(&self, me: &ShardId) -> Result<(GameSet, Tail, i64), ReadError> {
         let (began, asked_us) = (Instant::now(), steady_us());
-        let filters = self.names.shard_filters(me.as_str());
         let (_, end) = self.bounds(CONTROL).await?;
         let mut history = Vec::new();
-        for filter in filters.clone() {
+        for filter in self.names.shard_filters(me.as_str()) {
             for stored in self.last_per_subject(CONTROL, filter).await? {
                 match stored.event() {
                     Ok(event) => history.push((stored.sequence, event)),
@@ -33,7 +32,10 @@ impl Log {
         }
         let base = end.saturating_sub(OVERLAP);
         let set = GameSet::recover(me.clone(), base, history);
-        let tail = self.tail(CONTROL, filters.to_vec(), base + 1);
+        // Games come and go by two filters; by the third it hears that the leader has heard it again.
+        let [going, coming] = self.names.shard_filters(me.as_str());
+        let told = self.names.service(ServiceKind::Shard, me.as_str());
+        let tail = self.tail(CONTROL, vec![going, coming, told], base + 1);
         tracing::info!(games = set.held().len(), sequence = end, ms = began.elapsed().as_millis(), "recovered");
         Ok((set, tail, asked_us))
     }

@@ -83,15 +83,6 @@ impl Fleet {
         self.settle("brake_engaged", "");
     }
 
-    /// Whether [`Self::brake_lets_go`] would, without counting it.
-    pub(super) fn brake_may(&self, owner: &ServiceKey) -> bool {
-        let now_us = self.now.steady_us;
-        let is_proven = self.seen.services.get(owner).is_some_and(|h| h.silence.is_proven());
-        let is_first = self.seen.brake.engaged_us.is_none_or(|at| now_us - at < BRAKE_FOR);
-        let is_due = self.seen.brake.last_move_us.is_none_or(|at| now_us - at >= BRAKE_EVERY);
-        self.state.brake_since_us.is_none() || is_proven || !is_first || is_due
-    }
-
     /// Whether a game may move off the lost shard `owner` now.
     pub(super) fn brake_lets_go(&mut self, owner: &ServiceKey) -> bool {
         let now_us = self.now.steady_us;

@@ -4,7 +4,7 @@ use arbees_proto::{EventId, Payload, ServiceKind, v1};
 
 use super::alert::Severity;
 use super::{Effect, Fleet, Medium, reason};
-use crate::settings::{GOOD_BEATS, MAX_NAMED, REPLACED_WITHIN, SAY_AGAIN};
+use crate::settings::{GOOD_BEATS, MAX_NAMED, READMIT_AGAIN, REPLACED_WITHIN, SAY_AGAIN};
 use crate::silence::{Probe, Silence};
 use crate::state::{Service, ServiceKey, Status};
 
@@ -23,6 +23,8 @@ pub(super) struct Heard {
     pub interval_us: i64,
     /// Since when it is not well.
     pub unwell_since_us: Option<i64>,
+    /// When it was last written down that it was heard again.
+    readmitted_us: Option<i64>,
     /// The process that beat under its name before, and when that was last seen.
     pub before: Option<(v1::Service, i64)>,
 }
@@ -47,6 +49,7 @@ impl Fleet {
                 max_games: service.info.max_games,
                 interval_us: self.settings.redis_interval,
                 unwell_since_us: None,
+                readmitted_us: None,
                 before: None,
             };
             self.seen.services.entry(key.clone()).or_insert(expected);
@@ -85,6 +88,7 @@ impl Fleet {
                 .filter(|h| h.is_real())
                 .map_or(default_us, |h| (now_us - h.silence.at_us()).clamp(crate::SECOND, 6 * default_us)),
             unwell_since_us,
+            readmitted_us: known.and_then(|h| h.readmitted_us),
             before: known.and_then(|h| h.before.clone()),
         };
         self.seen.services.insert(key.clone(), heard);
@@ -96,6 +100,12 @@ impl Fleet {
         let Some(service) = self.state.services.get(key) else { return };
         let Some(heard) = self.seen.services.get(key) else { return };
         let was = service.status;
+        let is_told = heard.readmitted_us.is_some_and(|at| self.now.steady_us - at < READMIT_AGAIN);
+        if beat.fence_sequence != 0 && !was.is_gone() && !is_told {
+            // It was fenced and not lost, or did not hear that it is back: it acts on nothing until it does.
+            self.recover(key, was, cause);
+            return;
+        }
         let mut failed = failed_checks(key.kind, beat);
         let next = match beat.status.as_str() {
             "stopping" => Status::Stopping,
@@ -137,7 +147,11 @@ impl Fleet {
             instance: key.instance.to_string(),
             from: was.as_str().to_owned(),
             unwell_us: since.map_or(0, |at| (self.now.wall_us - at).max(0)),
+            heartbeat_sequence: self.seen.services.get(key).map_or(0, |h| h.silence.sequence()),
         };
+        if let Some(heard) = self.seen.services.get_mut(key) {
+            heard.readmitted_us = Some(self.now.steady_us);
+        }
         self.emit_service(
             Payload::ServiceRecovered(recovered),
             reason("it beats well again", "healthy after three good beats"),
@@ -221,33 +235,13 @@ impl Fleet {
     }
 
     pub(super) fn on_fenced(&mut self, key: &ServiceKey, heartbeat: u64, fence: u64) {
-        let now_us = self.now.steady_us;
-        let Some(heard) = self.seen.services.get_mut(key) else { return };
-        if !heard.silence.fenced(now_us, heartbeat) {
+        if !self.seen.services.get_mut(key).is_some_and(|h| h.silence.fenced(heartbeat)) {
             return;
         }
         if self.state.services.get(key).is_some_and(|s| !s.status.is_gone()) {
             self.lose(key, heartbeat, fence);
         }
         self.unplaced = true;
-    }
-
-    /// Whether a game may move off the lost shard `key` now: nobody can have beaten under its name since a moment ago. A shard
-    /// that was fenced rests before it acts again; if it has had the time to come back, it is fenced anew first.
-    pub(super) fn is_freshly_fenced(&mut self, key: &ServiceKey) -> bool {
-        let now_us = self.now.steady_us;
-        if self.state.services.get(key).is_none_or(|s| !s.info.on_log) {
-            return true;
-        }
-        let Some(heard) = self.seen.services.get_mut(key) else { return true };
-        if heard.silence.is_freshly_fenced(now_us) {
-            return true;
-        }
-        if heard.silence.judge_now(now_us) {
-            let heartbeat = heard.silence.sequence();
-            self.turn.effects.push(Effect::Judge { key: key.clone(), heartbeat });
-        }
-        false
     }
 
     /// It is silent, and that is not the medium's fault.

@@ -277,7 +277,7 @@ impl Fleet {
         };
         if why == Why::Lost
             && let Some(key) = owner.as_ref().map(|o| ServiceKey::shard(o.shard.clone()))
-            && !(self.brake_may(&key) && self.is_freshly_fenced(&key) && self.brake_lets_go(&key))
+            && !self.brake_lets_go(&key)
         {
             return;
         }

@@ -282,32 +282,59 @@ fn lost_games_without_room_stay_their_owners_and_are_its_again_when_it_returns()
     assert_eq!(p.count("GameReassigned"), 0);
 }
 
-/// A game that waits with its lost owner may be watched by it again, unheard: it moves on a fresh fence alone.
+/// Games that waited with their lost owner move when there is room. It may be back and unheard: it waits for the leader's word.
 #[test]
-fn a_late_move_off_a_lost_shard_needs_a_fresh_fence() {
-    let mut lost = fleet(&["s1"], 5);
+fn lost_games_without_room_move_when_there_is_some() {
+    let mut p = fleet(&["s1"], 5);
     for _ in 0..4 {
-        lost.live(1, &[]);
-        judge(&mut lost, Probe::Nobody);
+        p.live(1, &[]);
+        judge(&mut p, Probe::Nobody);
     }
-    assert_eq!((status(&lost, "s1"), load(&lost, "s1")), (Status::Dead, 5));
-    for is_back in [true, false] {
-        let mut p = Plane::over(lost.folded(), lost.log.clone(), lost.now);
-        p.beats = lost.beats;
-        p.live(4, &["s2"]);
-        assert_eq!((load(&p, "s1"), load(&p, "s2")), (5, 0), "there is room, and nothing moves unasked");
-        let asked = p.effects.iter().find_map(|e| match e {
-            Effect::Judge { key, heartbeat } => Some((key.clone(), *heartbeat)),
-            _ => None,
-        });
-        let (asked, heartbeat) = asked.unwrap();
-        assert_eq!(asked, key("s1"));
-        if is_back {
-            p.beat("s1", 20);
+    assert_eq!((status(&p, "s1"), load(&p, "s1")), (Status::Dead, 5));
+    p.live(4, &["s2"]);
+    assert_eq!((load(&p, "s1"), load(&p, "s2")), (0, 5));
+}
+
+/// Which beats the log says that `s1` was heard again by.
+fn readmitted_by(p: &Plane) -> Vec<u64> {
+    let of = |e: &arbees_proto::Sealed| match &e.event.payload {
+        Some(Payload::ServiceRecovered(r)) => Some(r.heartbeat_sequence),
+        _ => None,
+    };
+    p.log.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_shard_that_found_a_fence_is_told_that_it_was_heard_whether_it_was_lost_or_not() {
+    let fenced_beat = |p: &mut Plane, fence: u64| {
+        let mut event = says_watching(p, "s1", "healthy", true);
+        if let Some(Payload::Heartbeat(beat)) = &mut event.payload {
+            beat.fence_sequence = fence;
         }
-        p.hear(Input::Fenced { key: asked, heartbeat, fence: 9_999 });
-        assert_eq!(load(&p, "s1"), if is_back { 5 } else { 0 });
+        p.log_beat(event);
+        p.beats
+    };
+    let mut p = fleet(&["s1", "s2"], 4);
+    p.live(1, &["s2"]);
+    // A leader fenced it, and died before it wrote that down.
+    let heard = fenced_beat(&mut p, 7);
+    assert_eq!((readmitted_by(&p), status(&p, "s1")), (vec![heard], Status::Recovered));
+    p.live(1, &["s2"]);
+    fenced_beat(&mut p, 7);
+    assert_eq!(readmitted_by(&p).len(), 1, "it may not have heard yet");
+    p.live(2, &["s2"]);
+    let again = fenced_beat(&mut p, 7);
+    assert_eq!(readmitted_by(&p), [heard, again], "it did not hear");
+    assert_eq!(p.count("GameReassigned"), 0);
+
+    let mut p = fleet(&["s1", "s2"], 4);
+    for _ in 0..4 {
+        p.live(1, &["s2"]);
+        judge(&mut p, Probe::Nobody);
     }
+    assert_eq!((status(&p, "s1"), readmitted_by(&p)), (Status::Dead, vec![]));
+    let heard = fenced_beat(&mut p, 9);
+    assert_eq!(readmitted_by(&p), [heard]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use arbees_fleet::append::{Append, Heard, Outcome, Step as AppendStep};
 use arbees_fleet::echo::Echo;
 use arbees_fleet::lease::{Last, Lease, Step as LeaseStep};
-use arbees_fleet::settings::Settings;
+use arbees_fleet::settings::{READMIT_AGAIN, Settings};
 use arbees_fleet::silence::Silence;
 use arbees_proto::EventId;
 
@@ -19,8 +19,8 @@ pub struct Rules {
     pub settings: Settings,
     /// A fence is conditional on the beat that was read.
     pub fence_is_conditional: bool,
-    /// A shard moves only while its fence is fresh.
-    pub fence_must_be_fresh: bool,
+    /// A fenced shard waits until the log says that it was heard again.
+    pub fenced_must_wait: bool,
     /// An append is conditional on the end of the log.
     pub append_is_conditional: bool,
 }
@@ -38,7 +38,7 @@ pub struct Entry {
 pub enum What {
     Elected,
     Lost { shard: usize },
-    Recovered { shard: usize },
+    Recovered { shard: usize, heartbeat: u64 },
     Moved { from: usize, to: usize },
 }
 
@@ -57,7 +57,7 @@ pub fn fold(log: &[Entry]) -> Folded {
         match entry.what {
             What::Elected => folded.term = entry.term,
             What::Lost { shard } => folded.lost[shard] = true,
-            What::Recovered { shard } => folded.lost[shard] = false,
+            What::Recovered { shard, .. } => folded.lost[shard] = false,
             What::Moved { to, .. } => (folded.owner, folded.epoch) = (to, at + 1),
         }
     }
@@ -68,7 +68,12 @@ pub fn fold(log: &[Entry]) -> Folded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     Nothing,
-    Beat { life: u8, number: u64 },
+    /// `fence`: the one after which it waits, or 0.
+    Beat {
+        life: u8,
+        number: u64,
+        fence: u64,
+    },
     Fence,
 }
 
@@ -86,6 +91,7 @@ pub enum Request {
     Look,
     Beat {
         number: u64,
+        fence: u64,
         expected: u64,
     },
     /// Read the log to its end.
@@ -127,7 +133,9 @@ impl Server {
         match request {
             Request::Look => Answer::Last(self.subjects[who].0, self.subjects[who].1),
             Request::Judge { shard, .. } => Answer::Last(self.subjects[*shard].0, self.subjects[*shard].1),
-            Request::Beat { number, expected } => self.publish(who, *expected, Message::Beat { life, number: *number }),
+            Request::Beat { number, fence, expected } => {
+                self.publish(who, *expected, Message::Beat { life, number: *number, fence: *fence })
+            }
             Request::Fence { shard, expected, .. } => {
                 let expected = if rules.fence_is_conditional { *expected } else { self.subjects[*shard].0 };
                 self.publish(*shard, expected, Message::Fence)
@@ -193,6 +201,9 @@ pub struct Orchestrator {
     /// Entries of the log that it has applied.
     applied: usize,
     silence: [Silence; SHARDS],
+    /// Whose last beat says that it waits to be readmitted, and when it was last.
+    waits: [bool; SHARDS],
+    told_us: [i64; SHARDS],
     echo: Echo,
     turned_us: i64,
     asked_key_us: i64,
@@ -220,6 +231,8 @@ impl Mind {
             key: None,
             applied: server.log.len(),
             silence: [Silence::since(now_us); SHARDS],
+            waits: [false; SHARDS],
+            told_us: [i64::MIN / 2; SHARDS],
             echo: Echo::default(),
             turned_us: now_us,
             asked_key_us: i64::MIN / 2,
@@ -233,6 +246,13 @@ impl Shard {
     /// What the tail brings, up to the log's end.
     fn follow(&mut self, me: usize, log: &[Entry], now_us: i64) {
         let folded = fold(log);
+        for entry in &log[self.applied..] {
+            if let What::Recovered { shard, heartbeat } = entry.what
+                && shard == me
+            {
+                self.lease.readmitted(heartbeat);
+            }
+        }
         self.applied = log.len();
         self.holds = (folded.owner == me).then_some(folded.epoch);
         self.lease.tail_at_end(now_us);
@@ -243,14 +263,16 @@ impl Shard {
         self.follow(me, &server.log, now_us);
         Ok(match self.lease.step(now_us) {
             LeaseStep::Look => Some(Request::Look),
-            LeaseStep::Send { number, expected, .. } => Some(Request::Beat { number, expected }),
+            LeaseStep::Send { number, expected, .. } => {
+                Some(Request::Beat { number, fence: self.lease.fence().unwrap_or(0), expected })
+            }
             LeaseStep::Rejoin => Some(Request::Read),
             LeaseStep::Wait { .. } => None,
             LeaseStep::Superseded { .. } => return Err(()),
         })
     }
 
-    pub fn hear(&mut self, life: u8, now_us: i64, pending: Pending) {
+    pub fn hear(&mut self, life: u8, now_us: i64, pending: Pending, rules: &Rules) {
         match (pending.request, pending.answer) {
             (Request::Beat { number, .. }, Some(Answer::Stored(sequence))) => self.lease.acked(number, sequence),
             (Request::Beat { number, .. }, Some(Answer::Refused)) => self.lease.refused(number),
@@ -258,14 +280,19 @@ impl Shard {
                 let last = match message {
                     Message::Nothing => Last::Nothing,
                     Message::Fence => Last::Fence { sequence },
-                    Message::Beat { life: by, number } if by == life => Last::Own { sequence, number },
+                    Message::Beat { life: by, number, .. } if by == life => Last::Own { sequence, number },
                     Message::Beat { life: by, .. } => {
                         Last::Other { sequence, process: by.to_string(), stopping: false }
                     }
                 };
                 self.lease.looked(pending.asked_us, now_us, last);
             }
-            (Request::Read, Some(Answer::Log(_))) => self.lease.rejoined(pending.asked_us),
+            (Request::Read, Some(Answer::Log(_))) => {
+                self.lease.rejoined(pending.asked_us);
+                if !rules.fenced_must_wait {
+                    self.lease.readmitted(u64::MAX);
+                }
+            }
             // A lost answer: the lease asks again by itself.
             _ => {}
         }
@@ -302,10 +329,11 @@ impl Orchestrator {
         if !self.leads {
             self.applied = server.log.len();
         }
-        let mut beating = [false; SHARDS];
         for (shard, (sequence, last)) in server.subjects.iter().enumerate() {
-            if matches!(last, Message::Beat { .. }) && *sequence > self.silence[shard].sequence() {
-                beating[shard] = self.silence[shard].hear(now_us, *sequence);
+            if let Message::Beat { fence, .. } = last
+                && self.silence[shard].hear(now_us, *sequence)
+            {
+                self.waits[shard] = *fence > 0;
             }
         }
         if now_us - self.asked_key_us >= TICK_US {
@@ -319,9 +347,14 @@ impl Orchestrator {
     fn lead(&mut self, me: (usize, u8), server: &Server, now_us: i64, rules: &Rules) -> Option<Request> {
         let folded = fold(&server.log[..self.applied]);
         let (suspect_after, limit) = (rules.settings.suspect_after(), rules.settings.log_timeout());
-        let is_back = |s: usize| folded.lost[s] && now_us - self.silence[s].at_us() < suspect_after;
+        let is_back = |s: usize| {
+            let is_told = now_us - self.told_us[s] < READMIT_AGAIN;
+            now_us == self.silence[s].at_us() && (folded.lost[s] || (self.waits[s] && !is_told))
+        };
         if let Some(shard) = (0..SHARDS).find(|s| is_back(*s)) {
-            return Some(self.decide(me, &folded, vec![What::Recovered { shard }]));
+            self.told_us[shard] = now_us;
+            let heartbeat = self.silence[shard].sequence();
+            return Some(self.decide(me, &folded, vec![What::Recovered { shard, heartbeat }]));
         }
         if self.echo.works_for(now_us, rules.settings.log_trust()) {
             for shard in (0..SHARDS).filter(|s| !folded.lost[*s]) {
@@ -354,11 +387,7 @@ impl Orchestrator {
     ) -> Option<Request> {
         let from = folded.owner;
         if let Some(to) = self.target(folded, now_us, rules) {
-            if !rules.fence_must_be_fresh || self.silence[from].is_freshly_fenced(now_us) {
-                decided.push(What::Moved { from, to });
-            } else if decided.is_empty() && self.silence[from].judge_now(now_us) {
-                return Some(Request::Judge { shard: from, heartbeat: self.silence[from].sequence() });
-            }
+            decided.push(What::Moved { from, to });
         }
         if decided.is_empty() { None } else { Some(self.decide(me, folded, decided)) }
     }
@@ -410,14 +439,17 @@ impl Orchestrator {
                 self.appended(server, now_us, &heard);
             }
             (Request::Judge { shard, heartbeat }, Some(Answer::Last(sequence, message))) => {
-                if matches!(message, Message::Beat { .. }) && sequence > *heartbeat {
+                if let Message::Beat { fence, .. } = message
+                    && sequence > *heartbeat
+                {
                     self.silence[*shard].hear(now_us, sequence);
+                    self.waits[*shard] = fence > 0;
                 } else {
                     return Some(Request::Fence { shard: *shard, heartbeat: *heartbeat, expected: sequence });
                 }
             }
             (Request::Fence { shard, heartbeat, .. }, Some(Answer::Stored(_)))
-                if self.leads && self.silence[*shard].fenced(now_us, *heartbeat) =>
+                if self.leads && self.silence[*shard].fenced(*heartbeat) =>
             {
                 let mut folded = fold(&server.log[..self.applied]);
                 let decided = if folded.lost[*shard] { Vec::new() } else { vec![What::Lost { shard: *shard }] };
