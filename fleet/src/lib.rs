@@ -4,6 +4,7 @@
 //! Never reads a clock, waits, guesses or does I/O: the same events and inputs give the same bytes, on any machine.
 
 pub mod append;
+pub mod checks;
 pub mod decide;
 pub mod echo;
 pub mod epoch_gate;

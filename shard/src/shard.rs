@@ -12,7 +12,7 @@ use arbees_core::retry::{Policy, retry};
 use arbees_core::time::{now_us, steady_us};
 use arbees_core::{alerts, bus::contract};
 use arbees_fleet::lease::Step;
-use arbees_fleet::{Lease, Watcher};
+use arbees_fleet::{Lease, Watcher, checks};
 use arbees_proto::{Epoch, GameId, League, ServiceKind, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -346,8 +346,11 @@ impl Shard {
 
     /// What only the shell knows of the next heartbeat.
     fn about(&self) -> v1::Heartbeat {
-        let espn_ok = self.failures.values().all(|n| *n < FAILED_POLLS);
         let check = |name: &str, ok: bool| v1::Check { name: name.to_owned(), ok };
+        let failing: Vec<_> = self.failures.iter().filter(|(_, n)| **n >= FAILED_POLLS).collect();
+        let espn_ok = failing.is_empty();
+        let mut checks = vec![check("redis_ok", self.redis_ok), check(checks::ESPN, espn_ok)];
+        checks.extend(failing.iter().map(|(league, _)| check(&checks::espn(**league), false)));
         #[allow(clippy::cast_precision_loss)]
         let metric = |name: &str, value: usize| v1::Metric { name: name.to_owned(), value: value as f64 };
         let service = v1::Service {
@@ -363,7 +366,7 @@ impl Shard {
         v1::Heartbeat {
             service: Some(service),
             status: if espn_ok { "healthy" } else { "degraded" }.to_owned(),
-            checks: vec![check("redis_ok", self.redis_ok), check("espn_api_ok", espn_ok)],
+            checks,
             metrics: vec![
                 metric("games_monitoring", self.watched.len()),
                 metric("max_games", usize::try_from(self.config.max_games).unwrap_or(0)),

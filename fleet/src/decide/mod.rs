@@ -11,6 +11,7 @@ mod beat;
 mod brake;
 mod circuit;
 mod clock;
+mod common;
 mod health;
 mod markets;
 pub mod operator;

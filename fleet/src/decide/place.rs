@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbees_proto::{GameId, Payload, ServiceKind, ShardId, v1};
 
 use super::alert::Severity;
+use super::common;
 use super::{Fleet, reason};
 use crate::placement::{Choice, Place, Refusal, weight_of};
 use crate::settings::{DEGRADED_PATIENCE, MOVES_PER_SECOND, MOVES_PER_TARGET};
@@ -102,7 +103,9 @@ impl Fleet {
         }
         self.follow_brake();
         self.complete_drains();
-        let mut wants = self.wants();
+        let common = self.common_checks();
+        self.note_common(&common);
+        let mut wants = self.wants(&common);
         if wants.is_empty() {
             self.note_queue();
             self.rebalance();
@@ -137,14 +140,13 @@ impl Fleet {
         listened_us >= self.settings.settle + first_day
     }
 
-    fn wants(&self) -> Vec<(Want, Why)> {
+    fn wants(&self, common: &BTreeSet<String>) -> Vec<(Want, Why)> {
         let surplus = self.surplus();
-        let is_common = self.has_common_cause();
         let want = |(id, g): (&GameId, &Game)| {
             let why = match &g.owner {
                 None => self.is_due(g).then_some(Why::Due),
                 Some(_) if g.phase.is_over() => None,
-                Some(owner) => self.why_move(id, g, owner, is_common, &surplus),
+                Some(owner) => self.why_move(id, g, owner, common, &surplus),
             }?;
             let since_us = match &g.owner {
                 None => g.phase_since_us,
@@ -169,7 +171,7 @@ impl Fleet {
         id: &GameId,
         game: &Game,
         owner: &Owner,
-        is_common: bool,
+        common: &BTreeSet<String>,
         surplus: &BTreeSet<GameId>,
     ) -> Option<Why> {
         let key = ServiceKey::shard(owner.shard.clone());
@@ -200,7 +202,9 @@ impl Fleet {
         let is_long = unwell.is_some_and(|at| self.now.steady_us - at >= DEGRADED_PATIENCE);
         match service.status {
             Status::Unhealthy => Some(Why::Unhealthy),
-            Status::Degraded | Status::Recovered if is_long && is_ill && !is_common => Some(Why::Degraded),
+            Status::Degraded | Status::Recovered if is_long && is_ill && !common::is_excused(service, common) => {
+                Some(Why::Degraded)
+            }
             _ if self.has_failed(owner, id) => Some(Why::NotTakenUp),
             _ if surplus.contains(id) => Some(Why::Surplus),
             _ => None,
@@ -231,25 +235,6 @@ impl Fleet {
             }
         }
         surplus
-    }
-
-    /// Whether more than half of the shards fail the same check: then it is not they who are ill, and no place is better.
-    fn has_common_cause(&self) -> bool {
-        // Those that would be heard to fail it, if they did.
-        let redis_works = self.seen.redis.is_fresh(self.now.steady_us);
-        let is_alive = |(key, s): &(&ServiceKey, &Service)| {
-            let is_sports = matches!(s.info.shard_type.as_str(), "sports" | "game");
-            key.kind == ServiceKind::Shard && !s.status.is_gone() && is_sports && (s.info.on_log || redis_works)
-        };
-        let mut failing: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut alive = 0;
-        for (_, service) in self.state.services.iter().filter(is_alive) {
-            alive += 1;
-            if service.status == Status::Degraded {
-                service.failed_checks.iter().for_each(|c| *failing.entry(c).or_default() += 1);
-            }
-        }
-        failing.values().any(|n| 2 * n > alive)
     }
 
     fn wait_nowhere(&mut self, id: &GameId, why: Why, places: &[Place], nowhere: &mut Option<Choice>) {

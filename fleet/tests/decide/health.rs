@@ -248,6 +248,52 @@ fn when_more_than_half_fail_the_same_check_nothing_moves() {
     assert_eq!(p.count("GameReassigned"), 0);
 }
 
+/// Four shards, each with an NFL game; two of them with an NBA game, too.
+#[test]
+fn a_league_whose_data_fail_for_all_who_watch_it_moves_nothing_and_one_who_fails_alone_is_ill() {
+    let failing = |p: &Plane, shard: &str, league: &str| {
+        let mut event = says_watching(p, shard, "degraded", true);
+        if let Some(Payload::Heartbeat(beat)) = &mut event.payload {
+            for name in ["espn_api_ok".to_owned(), format!("espn_{league}_ok")] {
+                beat.checks.push(v1::Check { name, ok: false });
+            }
+        }
+        event
+    };
+    let mut start = Plane::new();
+    let all = ["s1", "s2", "s3", "s4"];
+    start.live(13, &all);
+    start.slate(&[
+        ("nfl-1", Live),
+        ("nfl-2", Live),
+        ("nfl-3", Live),
+        ("nfl-4", Live),
+        ("nba-1", Live),
+        ("nba-2", Live),
+    ]);
+    start.live(3, &all);
+    let mut nba: Vec<String> = ["nba-1", "nba-2"].iter().filter_map(|g| start.owner(g)).collect();
+    nba.dedup();
+    assert_eq!(nba.len(), 2, "a league is spread");
+    for (ill, alerts, moves) in [(nba.as_slice(), 1, false), (&nba[..1], 0, true)] {
+        let mut p = Plane::over(start.folded(), start.log.clone(), start.now);
+        p.beats = start.beats;
+        let mut told = 0;
+        for _ in 0..20 {
+            let well: Vec<&str> = all.into_iter().filter(|s| !ill.iter().any(|i| i == s)).collect();
+            p.live(1, &well);
+            for shard in ill {
+                let event = failing(&p, shard, "nba");
+                p.log_beat(event);
+            }
+            told +=
+                p.effects.iter().filter(|e| matches!(e, Effect::Alert(a) if a.kind == "external_dependency")).count();
+            p.effects.clear();
+        }
+        assert_eq!((told, p.count("GameReassigned") > 0), (alerts, moves), "{ill:?}");
+    }
+}
+
 #[test]
 fn a_shard_that_stops_hands_its_games_over_and_is_retired_without_alert() {
     let mut p = fleet(&["s1", "s2", "s3"], 9);
