@@ -5,50 +5,16 @@ use std::time::Duration;
 
 use arbees_core::log::GAME_STATES;
 use arbees_core::time::now_us;
-use arbees_fleet::State;
 use arbees_proto::{Payload, v1};
 use arbees_testkit::feed::Sim;
 use arbees_testkit::link::Link;
 use arbees_testkit::wait;
 use nix::sys::signal::Signal;
 
-use crate::plane::{PATIENCE, Plane, confirmed, is};
+use crate::plane::{PATIENCE, Plane, busiest, confirmed, games_of, is, leader_may_judge, moved, moves, well};
 
 /// What is promised after a kill, three times as wide: a busy machine stalls.
 const KILL_LIMIT: Duration = Duration::from_secs(9);
-
-/// Nobody is judged for a lease and two seconds after a takeover: that time is the rule itself, and no event tells its end.
-async fn leader_may_judge() {
-    tokio::time::sleep(Duration::from_secs(5)).await;
-}
-
-/// The games that `shard` owns.
-fn games_of(state: &State, shard: &str) -> BTreeSet<String> {
-    let its = state.games.iter().filter(|(_, g)| g.owner.as_ref().is_some_and(|o| o.shard.as_str() == shard));
-    its.map(|(id, _)| id.to_string()).collect()
-}
-
-/// The shard that owns the most games.
-fn busiest(state: &State) -> String {
-    let most = state.loads().into_iter().max_by_key(|(_, n)| *n);
-    most.map(|(shard, _)| shard.to_string()).unwrap()
-}
-
-/// None of `games` is the shard's any more, and all are reported by their owners.
-fn moved(state: &State, games: &BTreeSet<String>, from: &str) -> Result<(), String> {
-    let its = state.games.iter().filter(|(id, _)| games.contains(id.as_str()));
-    let owners = its.map(|(_, g)| g.owner.as_ref().filter(|o| o.shard.as_str() != from && o.confirmed_at_us.is_some()));
-    is(owners.flatten().count(), games.len())
-}
-
-/// Each move in the log: game, from, when.
-async fn moves(plane: &Plane) -> Vec<(String, String, i64)> {
-    let of = |(_, event): (String, v1::Event)| match event.payload {
-        Some(Payload::GameReassigned(m)) => Some((m.game.unwrap().id, m.from, event.occurred_at_us)),
-        _ => None,
-    };
-    plane.events().await.into_iter().filter_map(of).collect()
-}
 
 /// When each game's newest assignment was reported.
 async fn confirmations(plane: &Plane) -> BTreeMap<String, i64> {
@@ -91,12 +57,6 @@ async fn a_killed_shards_games_are_watched_elsewhere_within_seconds_and_no_other
     assert_eq!(moves(&plane).await.len(), expected_moves, "a game of another shard moved");
     plane.verified().await;
     plane.stop(&["shard_lost", "poll failed"]).await;
-}
-
-/// Whether the log says that the shard is well.
-fn well(state: &State, shard: &str) -> bool {
-    let service = state.services.iter().find(|(key, _)| key.instance.as_str() == shard);
-    service.is_some_and(|(_, s)| s.status == arbees_fleet::Status::Healthy)
 }
 
 /// States of games in the stream that `shard` told, with when they were stored and under which epoch.

@@ -1,7 +1,10 @@
 //! The main job, end to end, on real servers and real processes.
 
 mod faults;
+mod first_day;
 mod ground;
+mod masses;
+mod old_shard;
 mod plane;
 mod projector;
 mod real_day;

@@ -1,5 +1,6 @@
 //! A whole plane for a test: private servers, a feed of its own, and the real programs as processes.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::Result;
 use arbees_core::bus::Bus;
 use arbees_core::config::LogConfig;
 use arbees_core::log::{self, CONTROL, HEARTBEATS, Log};
-use arbees_fleet::State;
+use arbees_fleet::{State, Status};
 use arbees_projections::verify::{Report, verify};
 use arbees_proto::subject::Names;
 use arbees_proto::{GameId, Payload, ServiceKind, v1};
@@ -28,7 +29,7 @@ pub struct Plane {
     pub programs: Programs,
     pub settings: Settings,
     /// Serves for as long as the plane lives.
-    _feed: Feed,
+    pub feed: Feed,
     pub log: Log,
     pub scratch: Scratch,
 }
@@ -76,7 +77,7 @@ impl Plane {
             ("HEARTBEAT_INTERVAL_SECS", "1"),
         ]);
         let programs = Programs::new(&programs_folder(), &scratch.path().join("logs"), false);
-        Self { nats, valkey, postgres, programs, settings, _feed: feed, log, scratch }
+        Self { nats, valkey, postgres, programs, settings, feed, log, scratch }
     }
 
     /// The settings of all programs, with these in place of theirs.
@@ -192,6 +193,45 @@ impl Plane {
 pub fn owner(state: &State, game: &str) -> Option<String> {
     let game = state.games.get(&game.parse::<GameId>().unwrap())?;
     game.owner.as_ref().map(|o| o.shard.to_string())
+}
+
+/// The games that `shard` owns.
+pub fn games_of(state: &State, shard: &str) -> BTreeSet<String> {
+    let its = state.games.iter().filter(|(_, g)| g.owner.as_ref().is_some_and(|o| o.shard.as_str() == shard));
+    its.map(|(id, _)| id.to_string()).collect()
+}
+
+/// The shard that owns the most games.
+pub fn busiest(state: &State) -> String {
+    let most = state.loads().into_iter().max_by_key(|(_, n)| *n);
+    most.map(|(shard, _)| shard.to_string()).unwrap()
+}
+
+/// None of `games` is the shard's any more, and all are reported by their owners.
+pub fn moved(state: &State, games: &BTreeSet<String>, from: &str) -> Result<(), String> {
+    let its = state.games.iter().filter(|(id, _)| games.contains(id.as_str()));
+    let owners = its.map(|(_, g)| g.owner.as_ref().filter(|o| o.shard.as_str() != from && o.confirmed_at_us.is_some()));
+    is(owners.flatten().count(), games.len())
+}
+
+/// Each move in the log: game, from, when.
+pub async fn moves(plane: &Plane) -> Vec<(String, String, i64)> {
+    let of = |(_, event): (String, v1::Event)| match event.payload {
+        Some(Payload::GameReassigned(m)) => Some((m.game.unwrap().id, m.from, event.occurred_at_us)),
+        _ => None,
+    };
+    plane.events().await.into_iter().filter_map(of).collect()
+}
+
+/// Whether the log says that the shard is well.
+pub fn well(state: &State, shard: &str) -> bool {
+    let service = state.services.iter().find(|(key, _)| key.instance.as_str() == shard);
+    service.is_some_and(|(_, s)| s.status == Status::Healthy)
+}
+
+/// Nobody is judged for a lease and two seconds after a takeover: that time is the rule itself, and no event tells its end.
+pub async fn leader_may_judge() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
 /// So many games that are owned, and whose owner has reported them.

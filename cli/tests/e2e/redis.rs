@@ -1,67 +1,13 @@
 //! Programs that know only Redis: an old shard, market discovery, a monitor that starts.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use arbees_core::bus::Bus;
 use arbees_testkit::feed::{Sim, SimGame, Turn};
 use arbees_testkit::wait;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
+use crate::old_shard::OldShard;
 use crate::plane::{PATIENCE, Plane, confirmed, is};
-
-/// A shard of the old fleet: JSON over Redis, bare ids, no idea of logs or leases.
-struct OldShard {
-    commands: Arc<Mutex<Vec<Value>>>,
-    games: Arc<Mutex<BTreeSet<String>>>,
-    tasks: [JoinHandle<()>; 2],
-}
-
-impl OldShard {
-    fn start(bus: &Bus, name: &'static str) -> Self {
-        let (commands, games) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::<Mutex<BTreeSet<String>>>::default());
-        let mut heard = bus.subscribe(&[&format!("shard:{name}:command")], &[]);
-        let (all, mine) = (commands.clone(), games.clone());
-        let obeying = tokio::spawn(async move {
-            while let Some(message) = heard.next().await {
-                let command: Value = serde_json::from_slice(&message.payload).unwrap();
-                let game = command["game_id"].as_str().unwrap().to_owned();
-                match command["type"].as_str() {
-                    Some("add_game") => drop(mine.lock().unwrap().insert(game)),
-                    Some("remove_game") => drop(mine.lock().unwrap().remove(&game)),
-                    other => panic!("unknown command {other:?}"),
-                }
-                all.lock().unwrap().push(command);
-            }
-        });
-        let (bus, mine) = (bus.clone(), games.clone());
-        let beating = tokio::spawn(async move {
-            loop {
-                let games: Vec<String> = mine.lock().unwrap().iter().cloned().collect();
-                let beat = json!({
-                    "shard_id": name, "shard_type": "sports", "process_id": 4711, "started_at": "2026-01-28T10:00:00+00:00",
-                    "timestamp": chrono::Utc::now().to_rfc3339(), "version": "old", "game_count": games.len(), "games": games,
-                    "max_games": 5, "status": "healthy", "checks": { "redis_ok": true, "espn_api_ok": true },
-                });
-                bus.publish(&format!("shard:{name}:heartbeat"), &beat.to_string()).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        });
-        Self { commands, games, tasks: [obeying, beating] }
-    }
-
-    fn count(&self) -> usize {
-        self.games.lock().unwrap().len()
-    }
-}
-
-impl Drop for OldShard {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
 
 /// Ten games in two leagues that end after 20 s.
 fn short_games() -> Sim {
