@@ -59,6 +59,31 @@ async fn a_killed_shards_games_are_watched_elsewhere_within_seconds_and_no_other
     plane.stop(&["shard_lost", "poll failed"]).await;
 }
 
+/// For how long two shards' states of one game were both taken in, in seconds: from the first one under a newer epoch to the last
+/// one under an older, over all games. What a gate drops has no effect.
+async fn doubled_seconds(plane: &Plane) -> f64 {
+    let (_, end) = plane.log.bounds(GAME_STATES).await.unwrap();
+    let mut reader = plane.log.read(GAME_STATES, Vec::new(), 1, end).await.unwrap();
+    let mut gate = arbees_fleet::EpochGate::default();
+    let mut newest: BTreeMap<String, (u64, i64)> = BTreeMap::new();
+    let mut doubled_us = 0;
+    while let Some(stored) = reader.next().await.unwrap() {
+        let Some(Payload::GameStateChanged(s)) = stored.event().unwrap().payload else { continue };
+        let at_us = stored.stored_at_ns / 1_000;
+        if !gate.admit(&s.game.parse().unwrap(), arbees_proto::Epoch(s.epoch)) {
+            continue;
+        }
+        let (epoch, since_us) = newest.entry(s.game).or_insert((s.epoch, at_us));
+        if s.epoch < *epoch {
+            doubled_us += at_us - *since_us;
+        } else if s.epoch > *epoch {
+            (*epoch, *since_us) = (s.epoch, at_us);
+        }
+    }
+    println!("{} messages under an older epoch were dropped", gate.dropped());
+    doubled_us as f64 / 1e6
+}
+
 /// States of games in the stream that `shard` told, with when they were stored and under which epoch.
 async fn told_by(plane: &Plane, shard: &str) -> Vec<(String, u64, i64)> {
     let (_, end) = plane.log.bounds(GAME_STATES).await.unwrap();
@@ -152,6 +177,28 @@ async fn cut_off_from_the_log_moves_once_from_redis_after_ten_seconds_and_redis_
         })
         .await;
     assert_eq!(moves(&plane).await.len(), games.len(), "nothing moved for Redis");
+
+    // From both: it can neither renew its lease nor hold it.
+    leader_may_judge().await;
+    // It came back empty: some games, for there to be something to lose.
+    plane.programs.process("shard_02").unwrap().kill().await;
+    plane.until("it to have games again", |s| is(games_of(s, "shard_01").len() > 3 && confirmed(s) == 30, true)).await;
+    plane.shard("shard_02").await;
+    plane.until("the other shard to be well again", |s| is(well(s, "shard_02"), true)).await;
+    leader_may_judge().await;
+    let before = moves(&plane).await.len();
+    let games = games_of(&plane.state().await, "shard_01");
+    to_nats.cut();
+    to_redis.cut();
+    let (_, took) = plane.until("its games to be watched elsewhere", |s| moved(s, &games, "shard_01")).await;
+    println!("cut off from both: {} games elsewhere after {took:.2?}", games.len());
+    to_nats.mend();
+    to_redis.mend();
+    plane.until("the shard to be well again", |s| is(well(s, "shard_01"), true)).await;
+    assert_eq!(moves(&plane).await.len(), before + games.len());
+    let doubled = doubled_seconds(&plane).await;
+    println!("game-seconds owned by two with effect: {doubled}");
+    assert!(doubled == 0.0);
     plane.verified().await;
     plane
         .stop(&[

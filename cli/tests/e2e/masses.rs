@@ -122,12 +122,13 @@ async fn at_ninety_per_cent_a_burst_without_redis_and_without_a_shard_is_placed_
         })
         .await;
     nobody_over(&state, 20);
+    let begun = Instant::now();
     plane.valkey.resume();
     for name in ["shard_02", "shard_05", "shard_06"] {
         plane.shard(name).await;
     }
-    let (state, took) = plane.until("all 102 games watched", |s| is((confirmed(s), waiting(s)), (102, 0))).await;
-    println!("102 games steady {took:.1?} after room and Redis came back");
+    let (state, _) = plane.until("all 102 games watched", |s| is((confirmed(s), waiting(s)), (102, 0))).await;
+    println!("102 games steady {:.1?} after room and Redis came back", begun.elapsed());
     nobody_over(&state, 20);
     assert_eq!(alerts(&plane, "no_healthy_shards").await, 1);
     is_whole(&plane).await;
@@ -229,6 +230,65 @@ async fn a_shard_that_loses_every_command_is_given_nothing_until_it_hears_again(
     wait::until("the old shard to watch games", PATIENCE, probe).await.unwrap();
     is_whole(&plane).await;
     plane.stop(&["breaker_opened"]).await;
+}
+
+/// A log shard that, by a fault of its own, watches a game that is another's.
+#[tokio::test]
+async fn a_log_shard_that_watches_anothers_game_is_told_to_stop_until_it_does() {
+    let mut plane = Plane::new("zombie", Sim::all_live(60.0, 4, 24 * 60)).await;
+    plane.settings.insert("HEARTBEAT_INTERVAL_SECS".into(), "0.5".into());
+    plane.orchestrator().await;
+    plane.shard("shard_01").await;
+    let (state, _) = plane.until("4 games confirmed", |s| is(confirmed(s), 4)).await;
+    let (game, epoch) = state.games.iter().map(|(id, g)| (id.clone(), g.owner.as_ref().unwrap().epoch)).next().unwrap();
+    let mut commands = plane.bus().subscribe(&["shard:shard_09:command"], &[]);
+    let subject = plane.log.names().heartbeat(ServiceKind::Shard, "shard_09");
+    let mut told = 0;
+    let mut expected = 0;
+    for number in 0..40_u64 {
+        // It stops when it was told three times: commands get lost.
+        let watched = v1::Watched { game: game.to_string(), epoch: epoch.0 };
+        let service = v1::Service {
+            kind: "shard".into(),
+            instance: "shard_09".into(),
+            process: "faulty".into(),
+            shard_type: "sports".into(),
+            on_log: true,
+            ..v1::Service::default()
+        };
+        let beat = v1::Heartbeat {
+            service: Some(service),
+            status: "healthy".into(),
+            checks: vec![v1::Check { name: "redis_ok".into(), ok: true }],
+            games: if told < 3 { vec![watched] } else { Vec::new() },
+            last_applied: u64::MAX,
+            ..v1::Heartbeat::default()
+        };
+        let event =
+            v1::Event { payload: Some(Payload::Heartbeat(beat)), occurred_at_us: now_us(), ..v1::Event::default() };
+        let stored = plane.log.beat(subject.clone(), &event, &format!("faulty:{number}"), expected).await;
+        let arbees_core::log::Beaten::Stored { sequence } = stored else { panic!("{stored:?}") };
+        expected = sequence;
+        // A shard beats once a second; what it is told meanwhile is counted.
+        let rest = tokio::time::sleep(Duration::from_millis(500));
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                () = &mut rest => break,
+                Some(message) = commands.next() => {
+                    let command: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+                    assert_eq!((command["type"].as_str(), command["game"].as_str()), (Some("remove_game"), Some(game.as_str())));
+                    told += 1;
+                }
+            }
+        }
+        if told >= 3 && number > 20 {
+            break;
+        }
+    }
+    assert_eq!(told, 3, "until it stops, and not after");
+    assert_eq!((games_of(&plane.state().await, "shard_01").len(), moves(&plane).await.len()), (4, 0));
+    plane.stop(&["shard_lost"]).await;
 }
 
 /// A league answers 500 to everybody for longer than a degraded shard keeps its games.
