@@ -42,10 +42,11 @@ sim:
 	$(CARGO) build --release --locked -p arbees-testkit --bin arbees-sim
 	target/release/arbees-sim 0 $(or $(SEEDS),2000)
 
-# A hundred shards killed, on real processes.
+# A hundred shards killed, and twenty leaders while games move, on real processes.
 chaos:
 	$(CARGO) build --locked --workspace --bins
-	ARBEES_KILLS=$(or $(KILLS),100) $(CARGO) test --locked -p arbees-cli --test e2e -- a_killed_shards --nocapture
+	ARBEES_KILLS=$(or $(KILLS),100) ARBEES_LEADER_KILLS=$(or $(LEADER_KILLS),20) \
+	  $(CARGO) test --locked -p arbees-cli --test e2e -- a_killed_shards a_leader_killed --nocapture --test-threads=1
 
 # Known bugs, each put in and expected to be caught by the simulation.
 planted:

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arbees_testkit::simulation::play;
+use arbees_testkit::simulation::{play, play_day};
 
 /// Seeds played, unless `ARBEES_SEEDS` says otherwise.
 const SEEDS: u64 = 2_000;
@@ -32,6 +32,16 @@ fn the_rules_hold_in_every_world() {
     let (moves, lost) = (moves.into_inner(), lost.into_inner());
     println!("{seeds} seeds: {moves} moves, {lost} shards lost");
     assert!(moves > seeds && lost > seeds / 2, "a world in which nothing happens proves nothing");
+}
+
+/// A day of short stops, outages of the log and a frozen leader: nobody is taken for dead. A fixed time-out of a minute does it
+/// whenever the one who listens was frozen for longer.
+#[test]
+fn in_a_day_without_a_death_nobody_is_taken_for_dead() {
+    let day = play_day(1, 24);
+    println!("24 hours: {} false deaths; with a fixed time-out of 60 s {}", day.lost, day.naive_deaths);
+    assert_eq!((day.violation, day.lost), (None, 0), "{}", day.history.join("\n"));
+    assert!(day.naive_deaths > 0, "the control finds the difference");
 }
 
 /// One seed is one world, to the byte.

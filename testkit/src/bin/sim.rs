@@ -5,16 +5,20 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arbees_testkit::simulation::{LENGTH, play};
+use arbees_testkit::simulation::{LENGTH, Report, play, play_day};
 
 const USAGE: &str = "usage: arbees-sim SEED            play one seed and print its history if it breaks a rule
        arbees-sim FIRST COUNT     play so many seeds from FIRST on, on all cores; stops at the first that breaks a rule
+       arbees-sim day SEED        play a day of 24 hours in which nothing fails but what passes by itself
 example: arbees-sim 0 2000";
 
 fn main() -> ExitCode {
-    let numbers: Option<Vec<u64>> = std::env::args().skip(1).map(|a| a.parse().ok()).collect();
+    let mut args = std::env::args().skip(1).peekable();
+    let is_day = args.next_if(|a| a == "day").is_some();
+    let numbers: Option<Vec<u64>> = args.map(|a| a.parse().ok()).collect();
     match numbers.as_deref() {
-        Some([seed]) => one(*seed),
+        Some([seed]) if is_day => one(*seed, &play_day(*seed, 24)),
+        Some([seed]) => one(*seed, &play(*seed)),
         Some([first, count]) => many(*first, *count),
         _ => {
             println!("{USAGE}");
@@ -23,16 +27,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(seed: u64) -> ExitCode {
-    let report = play(seed);
+fn one(seed: u64, report: &Report) -> ExitCode {
     for line in &report.history {
         println!("{line}");
     }
     println!(
-        "seed {seed}: {} events, {} moves, {} lost, {} terms, {} late outputs dropped, {}",
-        report.events, report.moves, report.lost, report.terms, report.dropped, report.fingerprint
+        "seed {seed}: {} events, {} moves, {} lost, {} terms, {} late outputs dropped, {} by a fixed time-out, {}",
+        report.events, report.moves, report.lost, report.terms, report.dropped, report.naive_deaths, report.fingerprint
     );
-    match report.violation {
+    match &report.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
             println!("BROKEN: {violation}");

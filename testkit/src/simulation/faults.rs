@@ -1,6 +1,6 @@
 //! What breaks, by plan and by chance.
 
-use super::{Happening, Host, Message, Node, QUIET, SECOND, Shard, World};
+use super::{Happening, Host, Message, Node, SECOND, Shard, World};
 
 /// One fault, or its end.
 #[derive(Clone, Copy, Debug)]
@@ -50,13 +50,45 @@ impl World {
     pub(super) fn plan_faults(&mut self) {
         let count = self.rng.range(6, 26);
         for _ in 0..count {
-            let at = self.rng.range(15 * SECOND, QUIET - 60 * SECOND);
+            let at = self.rng.range(15 * SECOND, self.quiet_us - 60 * SECOND);
             self.plan_one(at);
         }
         let mut at = SECOND;
-        while at < super::LENGTH {
+        while at < self.length_us {
             self.at(at, Happening::Fault(Fault::Look));
             at += SECOND;
+        }
+    }
+
+    /// Nothing but what a healthy fleet meets in a day: every process stops for a moment about once a minute (50 ms in the middle,
+    /// a second at most), the log is away for 30 s every two hours, and each orchestrator is frozen for a minute once.
+    pub(super) fn plan_day(&mut self) {
+        let shards = (0..self.shards.len()).map(NodeOf::Shard);
+        let all: Vec<NodeOf> = shards.chain((0..self.orchestrators.len()).map(NodeOf::Orchestrator)).collect();
+        for node in all {
+            let mut at = self.rng.range(15 * SECOND, 75 * SECOND);
+            while at < self.quiet_us {
+                // Half of them below 50 ms, a quarter below 100 ms, and so on.
+                let mut span = self.rng.range(1_000, 50_000);
+                while span < SECOND && self.rng.chance(5_000) {
+                    span *= 2;
+                }
+                let span = span.min(SECOND);
+                self.at(at, Happening::Fault(Fault::Pause(node, span)));
+                self.at(at + span, Happening::Fault(Fault::Resume(node)));
+                at += self.rng.range(1, 120) * SECOND;
+            }
+        }
+        let mut at = 7_200 * SECOND;
+        while at < self.quiet_us - 60 * SECOND {
+            self.at(at, Happening::Fault(Fault::ServerDown));
+            self.at(at + 30 * SECOND, Happening::Fault(Fault::ServerUp));
+            at += 7_200 * SECOND;
+        }
+        for n in 0..self.orchestrators.len() {
+            let at = (i64::try_from(n).unwrap_or(0) + 1) * 3_600 * SECOND;
+            self.at(at, Happening::Fault(Fault::Pause(NodeOf::Orchestrator(n), 60 * SECOND)));
+            self.at(at + 60 * SECOND, Happening::Fault(Fault::Resume(NodeOf::Orchestrator(n))));
         }
     }
 

@@ -28,8 +28,8 @@ use self::shard::Shard;
 const SECOND: i64 = 1_000_000;
 /// One seed is this long.
 pub const LENGTH: i64 = 600 * SECOND;
-/// From here on nothing breaks any more, and all must come right.
-const QUIET: i64 = 480 * SECOND;
+/// At its end nothing breaks for so long, and all must come right.
+const REST: i64 = 120 * SECOND;
 /// Wall time when a world begins: some moment in 2026.
 const EPOCH: i64 = 1_790_000_000 * SECOND;
 /// Lines of history that are kept.
@@ -162,6 +162,8 @@ pub struct Report {
     pub terms: u64,
     /// Outputs that an epoch gate dropped.
     pub dropped: u64,
+    /// Shards that a monitor with a fixed time-out of a minute would have taken for dead.
+    pub naive_deaths: u64,
     /// blake3 of the log and the count of steps.
     pub fingerprint: String,
 }
@@ -184,6 +186,9 @@ struct World {
     rules: rules::Rules,
     history: VecDeque<String>,
     requests: u64,
+    length_us: i64,
+    /// From here on nothing breaks any more, and all must come right.
+    quiet_us: i64,
     /// Requests that belong to an append.
     appending: BTreeMap<(usize, u64), ()>,
 }
@@ -191,23 +196,38 @@ struct World {
 /// Plays the world of `seed`.
 #[must_use]
 pub fn play(seed: u64) -> Report {
-    let mut world = World::new(seed);
-    let violation = world.run().err();
-    let state = world.rules.state();
-    Report {
-        history: if violation.is_some() { world.history.iter().cloned().collect() } else { Vec::new() },
-        violation,
-        events: state.head.sequence,
-        moves: world.rules.moves,
-        lost: world.rules.lost,
-        terms: state.head.term,
-        dropped: world.rules.dropped(),
-        fingerprint: arbees_proto::envelope::hex(&state.hash()) + &format!(":{}", world.count),
-    }
+    let mut world = World::new(seed, LENGTH);
+    world.plan_faults();
+    world.played()
+}
+
+/// Plays a day of `hours` in which nothing fails but what passes by itself.
+#[must_use]
+pub fn play_day(seed: u64, hours: i64) -> Report {
+    let mut world = World::new(seed, hours * 3_600 * SECOND);
+    world.plan_day();
+    world.played()
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn played(mut self) -> Report {
+        let world = &mut self;
+        let violation = world.run().err();
+        let state = world.rules.state();
+        Report {
+            history: if violation.is_some() { world.history.iter().cloned().collect() } else { Vec::new() },
+            violation,
+            events: state.head.sequence,
+            moves: world.rules.moves,
+            lost: world.rules.lost,
+            terms: state.head.term,
+            dropped: world.rules.dropped(),
+            naive_deaths: world.orchestrators.iter().map(|(_, o)| o.naive.deaths).sum(),
+            fingerprint: arbees_proto::envelope::hex(&state.hash()) + &format!(":{}", world.count),
+        }
+    }
+
+    fn new(seed: u64, length_us: i64) -> Self {
         let mut rng = Rng::new(seed);
         let shard_count = 3 + rng.index(4);
         let orchestrators = (0..2).map(|n| (Host::new(&mut rng), Orchestrator::new(n, 0))).collect();
@@ -227,6 +247,8 @@ impl World {
             rules: rules::Rules::default(),
             history: VecDeque::new(),
             requests: 0,
+            length_us,
+            quiet_us: length_us - REST,
             appending: BTreeMap::new(),
         };
         for n in 0..world.orchestrators.len() {
@@ -236,13 +258,12 @@ impl World {
             world.start(Node::Shard(n));
         }
         world.at(SECOND / 2, Happening::Feed);
-        world.plan_faults();
         world
     }
 
     fn run(&mut self) -> Result<(), String> {
         while let Some(((at, _), happening)) = self.queue.pop_first() {
-            if at > LENGTH {
+            if at > self.length_us {
                 break;
             }
             self.now = at;
@@ -324,7 +345,7 @@ impl World {
     /// The scoreboards, every two seconds: games begin and end.
     fn feed(&mut self) {
         self.at(self.now + 2 * SECOND, Happening::Feed);
-        let quiet = self.now >= QUIET;
+        let quiet = self.now >= self.quiet_us;
         if !quiet && self.games.len() < 40 && self.rng.chance(2_500) {
             let id: GameId = format!("nfl-{}", self.games.len()).parse().expect("a valid id");
             self.games.insert(id, ReportedPhase::Live);

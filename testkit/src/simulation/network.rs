@@ -4,7 +4,7 @@
 use arbees_proto::v1;
 
 use super::shard::Shard;
-use super::{Answer, Happening, Host, Message, Node, QUIET, Request, SECOND, World};
+use super::{Answer, Happening, Host, Message, Node, Request, SECOND, World};
 
 impl World {
     /// Sends `request` to the log; [`Message::NoAnswer`] tells when nothing came back.
@@ -25,7 +25,7 @@ impl World {
 
     /// Whether a message to or from the log is lost.
     const fn loses(&mut self) -> bool {
-        self.rng.chance(20) && self.now < QUIET
+        self.rng.chance(20) && self.now < self.quiet_us
     }
 
     fn latency(&mut self) -> i64 {

@@ -1,6 +1,6 @@
 //! An orchestrator's shell in the simulation: what `arbees-orchestrator` does around `Fleet` and `Append`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use arbees_fleet::append::{Append, Heard, Outcome, Step};
 use arbees_fleet::decide::{Medium, Probe};
@@ -29,6 +29,32 @@ pub struct Orchestrator {
     beat_us: i64,
     acked_us: i64,
     word_us: i64,
+    pub naive: Naive,
+}
+
+/// For comparison: a monitor in the same process that takes for dead who was not heard for a fixed time.
+#[derive(Debug, Default)]
+pub struct Naive {
+    heard: BTreeMap<String, i64>,
+    pub deaths: u64,
+}
+
+impl Naive {
+    const TIMEOUT: i64 = 60 * SECOND;
+
+    fn hears(&mut self, shard: &str, now_us: i64) {
+        match self.heard.get_mut(shard) {
+            Some(at) => *at = now_us,
+            None => drop(self.heard.insert(shard.to_owned(), now_us)),
+        }
+    }
+
+    /// Who is dead is forgotten until it is heard again.
+    fn judges(&mut self, now_us: i64) {
+        let before = self.heard.len();
+        self.heard.retain(|_, at| now_us - *at <= Self::TIMEOUT);
+        self.deaths += u64::try_from(before - self.heard.len()).unwrap_or(0);
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +87,7 @@ impl Orchestrator {
             beat_us: i64::MIN / 2,
             acked_us: i64::MIN / 2,
             word_us: i64::MIN / 2,
+            naive: Naive::default(),
         }
     }
 
@@ -132,6 +159,12 @@ impl World {
                 }
             }
             Message::Heard(_) | Message::Slate(_) | Message::Word { .. } => {
+                let steady_us = self.steady(n);
+                if let Message::Heard(beat) = &message
+                    && let Some((process, _)) = beat.by.as_ref().filter(|(process, _)| process.starts_with('s'))
+                {
+                    self.orchestrators[n].1.naive.hears(process, steady_us);
+                }
                 if self.orchestrators[n].1.append.is_some() {
                     self.orchestrators[n].1.inbox.push_back(message);
                 } else {
@@ -167,6 +200,7 @@ impl World {
         let now = self.orchestrators[n].0.now(self.now);
         let steady_us = now.steady_us;
         self.beat_and_tell(n);
+        self.orchestrators[n].1.naive.judges(steady_us);
         let orchestrator = &mut self.orchestrators[n].1;
         let is_blocked = orchestrator.append.is_some();
         if orchestrator.leads && !self.holds_key(n) && !is_blocked {
