@@ -148,7 +148,13 @@ impl State {
                 | Payload::Heartbeat(_)
                 | Payload::Fence(_)
                 | Payload::GameStateChanged(_)
-                | Payload::AlertRaised(_),
+                | Payload::AlertRaised(_)
+                | Payload::AlertResolved(_)
+                | Payload::AlertDelivered(_)
+                | Payload::AlertDeliveryFailed(_)
+                | Payload::AlertSuppressed(_)
+                | Payload::AlertAcknowledged(_)
+                | Payload::AlertSilenced(_),
             ) => Ok(Touched::default()),
             Some(Payload::GameDiscovered(e)) => self.discovered(e.game.as_ref(), event),
             Some(Payload::GameWentLive(e)) => self.phase(&e.game, Phase::Live, "", at),

@@ -27,6 +27,8 @@ pub struct Pulse {
     pub leads: bool,
     /// Since when an append has been outstanding, by the steady clock.
     pub appending_since_us: Option<i64>,
+    /// Another orchestrator has led since this one did.
+    pub another_leads: bool,
 }
 
 /// Who is beating.
@@ -39,6 +41,8 @@ pub struct Heart {
     pub pulse: watch::Receiver<Pulse>,
     /// The CONTROL sequence up to which all effects have gone out.
     pub effects_through: watch::Receiver<u64>,
+    /// Whether the log is there, as it is told over Redis.
+    pub log_ok: watch::Sender<bool>,
 }
 
 /// Beats until canceled.
@@ -107,6 +111,7 @@ async fn tell_status(heart: Heart, acked: watch::Receiver<Option<i64>>) {
         let is_fresh = acked.borrow().is_some_and(|at| now - at < FRESH_US);
         let is_stuck = pulse.appending_since_us.is_some_and(|since| now - since > FRESH_US);
         let log_ok = heart.log.is_connected() && is_fresh && !is_stuck;
+        heart.log_ok.send_if_modified(|was| std::mem::replace(was, log_ok) != log_ok);
         let is_due = told.is_none_or(|(was, at)| was != log_ok || at.elapsed() >= STATUS_EVERY);
         if !is_due {
             continue;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use arbees_core::alerts::AlertConfig;
 use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, redis_url};
 use arbees_fleet::{SECOND, Settings};
 
@@ -22,6 +23,7 @@ pub struct Config {
     /// `OPERATOR_TOKEN`; without it operator verbs are off.
     pub operator_token: Option<String>,
     pub settings: Settings,
+    pub alerts: AlertConfig,
 }
 
 impl Config {
@@ -29,6 +31,7 @@ impl Config {
     pub fn read<F: Fn(&str) -> Option<String>>(mut env: Env<F>) -> Result<Self, ConfigErrors> {
         let log = LogConfig::read(&mut env);
         let redis_url = redis_url(&mut env);
+        let alerts = AlertConfig::read(&mut env);
         let espn_url = env.url("ESPN_BASE_URL", arbees_core::espn::BASE_URL, &["http://", "https://"]);
         let listen = http_listen(&mut env);
         let instance = env.text("INSTANCE_ID").unwrap_or_else(|| "orchestrator-1".to_owned());
@@ -57,6 +60,7 @@ impl Config {
             discovery_every: env.seconds("DISCOVERY_INTERVAL_SECS", 30.0, 0.1..=3_600.0),
             schedule_every: env.seconds("SCHEDULED_SYNC_INTERVAL_SECS", 3_600.0, 1.0..=86_400.0),
             operator_token: env.text("OPERATOR_TOKEN").filter(|t| !t.is_empty()),
+            alerts,
             settings: Settings {
                 pregame_assign: pregame_minutes * 60 * SECOND,
                 discovery_window: window_hours * 3_600 * SECOND,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arbees_core::alerts::{Alerter, Severity};
 use arbees_core::espn::{Espn, EspnError, Slate};
 use arbees_fleet::Input;
 use arbees_proto::{GameId, League};
@@ -17,7 +18,7 @@ use crate::inbox::Mail;
 const HICCUP_CYCLES: u32 = 3;
 
 /// Looks for games until canceled.
-pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: mpsc::Sender<Mail>) {
+pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: mpsc::Sender<Mail>, alerter: Alerter) {
     let mut cycle = tokio::time::interval(every);
     cycle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut scheduled: Option<Instant> = None;
@@ -35,6 +36,7 @@ pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: m
         });
         for (league, answer) in futures::future::join_all(asked).await {
             note(&mut failures, league, &answer);
+            tell(&alerter, &failures, league, &answer).await;
             let Ok(slate) = answer else { continue };
             let games = slate.games.iter().map(|g| g.report.clone()).collect();
             let mail = Mail::Input(Input::Slate { games, schedule: is_schedule_due });
@@ -65,6 +67,24 @@ fn note(failures: &mut BTreeMap<League, u32>, league: League, answer: &Result<Ar
                 tracing::error!(%error, failed_cycles = *count, "discovery is failing");
             }
         }
+    }
+}
+
+/// People are told when a league's slates fail for longer than a hiccup, and when they are back.
+async fn tell(
+    alerter: &Alerter,
+    failures: &BTreeMap<League, u32>,
+    league: League,
+    answer: &Result<Arc<Slate>, EspnError>,
+) {
+    let count = failures.get(&league).copied().unwrap_or(0);
+    match answer {
+        Ok(_) => alerter.settle("discovery_failing", league.as_str()).await,
+        Err(error) if count > HICCUP_CYCLES => {
+            let summary = format!("no scoreboard of {league} in {count} tries: {error}");
+            alerter.raise("discovery_failing", league.as_str(), Severity::Warning, summary).await;
+        }
+        Err(_) => {}
     }
 }
 

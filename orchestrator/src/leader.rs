@@ -1,9 +1,10 @@
 //! The orchestrator's loop. A standby follows the log and listens; who has the key leads: it takes one input and all that is
 //! ready, decides, appends, and only then lets effects go.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use arbees_core::alerts;
+use arbees_core::alerts::Alerter;
 use arbees_core::bus::{Bus, contract, notify};
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
@@ -14,11 +15,13 @@ use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::{Medium, Turn};
 use arbees_fleet::{Effect, Fleet, Input, State};
+use arbees_proto::envelope::HEADER_TYPE;
 use arbees_proto::{Payload, Sealed, ServiceKind, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerting::{self, Alerting};
 use crate::beat::{self, Heart, Pulse};
 use crate::config::Config;
 use crate::discovery;
@@ -73,25 +76,40 @@ pub async fn run(
     let (gone_out, effects_through) = watch::channel(0);
     let (outbox, emptying) = Outbox::new(bus.clone(), espn.clone(), sender.clone(), gone_out);
     let head = fleet.state().head.clone();
-    let (pulse, watching) = watch::channel(Pulse { head, leads: false, appending_since_us: None });
+    let pulse = Pulse { head, leads: false, appending_since_us: None, another_leads: true };
+    let (pulse, watching) = watch::channel(pulse);
+    let (log_ok, is_log_ok) = watch::channel(true);
+    let (open_to, open) = watch::channel(BTreeSet::new());
+    let alerter = Alerter::new(log.clone(), Some(bus.clone()), me.clone(), open.clone());
     let heart = Heart {
         log: log.clone(),
         bus: bus.clone(),
         producer: me.clone(),
         started_at_us,
-        pulse: watching,
+        pulse: watching.clone(),
         effects_through,
+        log_ok,
+    };
+    let alerting = Alerting {
+        log: log.clone(),
+        bus: bus.clone(),
+        producer: me.clone(),
+        config: config.alerts.clone(),
+        pulse: watching,
+        log_ok: is_log_ok,
+        alerter: alerter.clone(),
+        open: open_to,
     };
     inbox::start(log, bus, &me, sender.clone(), &tasks, &ending).await.map_err(|e| Exit::Failed(e.to_string()))?;
     spawn(&tasks, &ending, emptying);
     spawn(&tasks, &ending, beat::run(heart));
+    spawn(&tasks, &ending, alerting::run(alerting, tasks.clone(), ending.clone()));
     let (may_be_free, free) = watch::channel(1);
     let watched = log.clone();
     spawn(&tasks, &ending, async move { watched.watch_key(may_be_free).await });
     let mut desk = Desk {
         config,
         log,
-        bus,
         espn,
         me,
         started_at_us,
@@ -103,6 +121,8 @@ pub async fn run(
         free,
         outbox,
         pulse,
+        alerter,
+        open,
         effects_through: last_effects(log).await,
         tasks: &tasks,
         asked: Vec::new(),
@@ -150,7 +170,6 @@ async fn last_effects(log: &Log) -> u64 {
 struct Desk<'a> {
     config: &'a Config,
     log: &'a Log,
-    bus: &'a Bus,
     espn: &'a Espn,
     me: v1::Producer,
     started_at_us: i64,
@@ -162,6 +181,9 @@ struct Desk<'a> {
     free: watch::Receiver<u64>,
     outbox: Outbox,
     pulse: watch::Sender<Pulse>,
+    alerter: Alerter,
+    /// The incidents that last.
+    open: watch::Receiver<BTreeSet<String>>,
     /// How far some leader's effects have gone out.
     effects_through: u64,
     /// Sequence of the last snapshot.
@@ -212,7 +234,11 @@ impl Desk<'_> {
                         tracing::error!(sequence = stored.sequence, %skip, "message of CONTROL is no valid event");
                     }
                     let head = self.fleet.state().head.clone();
-                    self.pulse.send_modify(|p| p.head = head);
+                    let is_elected = stored.header(HEADER_TYPE) == "LeaderElected";
+                    self.pulse.send_modify(|p| {
+                        p.head = head;
+                        p.another_leads |= is_elected;
+                    });
                 }
                 mail = self.inbox.recv() => match mail {
                     Some(mail) => self.take(mail)?,
@@ -253,12 +279,13 @@ impl Desk<'_> {
         }
         let expected = self.fleet.state().head.sequence;
         self.fleet.take_office(now(), generation);
+        self.fleet.know_open(self.open.borrow().clone());
         let turn = self.fleet.end_turn();
         let outcome = self.append_renewing(expected, &turn.events, tenure, stop).await;
         let head = self.fleet.state().head.clone();
         Ok(match outcome {
             Ok(Outcome::Stored { .. }) => {
-                self.pulse.send_modify(|p| (p.head, p.leads) = (head.clone(), true));
+                self.pulse.send_modify(|p| (p.head, p.leads, p.another_leads) = (head.clone(), true, false));
                 let games = self.fleet.state().games.len();
                 tracing::info!(term = head.term, sequence = head.sequence, games, "leading");
                 None
@@ -310,7 +337,11 @@ impl Desk<'_> {
         }
         self.leads = true;
         let (every, schedule) = (self.config.discovery_every, self.config.schedule_every);
-        spawn(self.tasks, term, discovery::run(self.espn.clone(), every, schedule, self.sender.clone()));
+        spawn(
+            self.tasks,
+            term,
+            discovery::run(self.espn.clone(), every, schedule, self.sender.clone(), self.alerter.clone()),
+        );
         let mut tick_at_us = steady_us();
         loop {
             tenure.renew_if_due();
@@ -421,7 +452,10 @@ impl Desk<'_> {
         }
         if !tenure.is_held() {
             // What is in the log must be told, whoever leads now; all else is the next leader's.
-            effects.into_iter().filter(|e| matches!(e, Effect::Alert(_))).for_each(|e| self.send(e));
+            effects
+                .into_iter()
+                .filter(|e| matches!(e, Effect::Alert(_) | Effect::Resolve(_)))
+                .for_each(|e| self.send(e));
             return Some(Ended::Deposed);
         }
         for event in &events {
@@ -487,7 +521,7 @@ impl Desk<'_> {
 
     /// Does what a decision led to. What the log is asked does not wait for Redis.
     fn send(&self, effect: Effect) {
-        let (log, bus, sender) = (self.log.clone(), self.bus.clone(), self.sender.clone());
+        let (log, sender) = (self.log.clone(), self.sender.clone());
         match effect {
             Effect::Probe { key } => drop(self.tasks.spawn(async move {
                 let answer = log.probe(&key).await;
@@ -509,8 +543,12 @@ impl Desk<'_> {
                 }));
             }
             Effect::Alert(alert) => {
-                let me = self.me.clone();
-                drop(self.tasks.spawn(async move { alerts::raise(&log, &bus, &me, alert).await }));
+                let alerter = self.alerter.clone();
+                drop(self.tasks.spawn(async move { alerter.append(alert).await }));
+            }
+            Effect::Resolve(over) => {
+                let alerter = self.alerter.clone();
+                drop(self.tasks.spawn(async move { alerter.resolve(over).await }));
             }
             other => self.outbox.put(Errand::Effect(other)),
         }

@@ -1,5 +1,6 @@
 //! `arbees-orchestrator`: finds games, gives each to one shard, and writes every decision into the log before anyone acts on it.
 
+mod alerting;
 mod beat;
 mod config;
 mod discovery;

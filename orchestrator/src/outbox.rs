@@ -99,6 +99,8 @@ fn messages(errand: Errand, espn: &Espn, inbox: &mpsc::Sender<Mail>) -> Vec<(Str
             Vec::new()
         }
         // What the log itself is asked does not wait for Redis: it never comes here.
-        Errand::Effect(Effect::Probe { .. } | Effect::Judge { .. } | Effect::Alert(_)) => Vec::new(),
+        Errand::Effect(Effect::Probe { .. } | Effect::Judge { .. } | Effect::Alert(_) | Effect::Resolve(_)) => {
+            Vec::new()
+        }
     }
 }

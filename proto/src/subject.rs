@@ -187,7 +187,16 @@ impl Names {
             | Payload::MovesPaused(_)
             | Payload::MovesResumed(_)
             | Payload::ShadowMode(_) => Some(format!("{root}.control.fleet")),
-            Payload::Heartbeat(_) | Payload::Fence(_) | Payload::GameStateChanged(_) | Payload::AlertRaised(_) => None,
+            Payload::Heartbeat(_)
+            | Payload::Fence(_)
+            | Payload::GameStateChanged(_)
+            | Payload::AlertRaised(_)
+            | Payload::AlertResolved(_)
+            | Payload::AlertDelivered(_)
+            | Payload::AlertDeliveryFailed(_)
+            | Payload::AlertSuppressed(_)
+            | Payload::AlertAcknowledged(_)
+            | Payload::AlertSilenced(_) => None,
         }
     }
 }
@@ -236,6 +245,12 @@ pub const fn type_name(payload: &Payload) -> &'static str {
         Payload::ShadowMode(_) => "ShadowMode",
         Payload::Fence(_) => "Fence",
         Payload::AlertRaised(_) => "AlertRaised",
+        Payload::AlertResolved(_) => "AlertResolved",
+        Payload::AlertDelivered(_) => "AlertDelivered",
+        Payload::AlertDeliveryFailed(_) => "AlertDeliveryFailed",
+        Payload::AlertSuppressed(_) => "AlertSuppressed",
+        Payload::AlertAcknowledged(_) => "AlertAcknowledged",
+        Payload::AlertSilenced(_) => "AlertSilenced",
         Payload::Heartbeat(_) => "Heartbeat",
         Payload::GameStateChanged(_) => "GameStateChanged",
     }

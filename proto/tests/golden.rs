@@ -170,6 +170,37 @@ fn control_plane() -> Vec<Payload> {
             unwell_us: 7,
             heartbeat_sequence: 11,
         }),
+        Payload::AlertDelivered(v1::AlertDelivered {
+            kind: "shard_lost".into(),
+            notice: "n".into(),
+            channel: "slack".into(),
+            incidents: vec!["shard_lost:shard_01".into()],
+            latency_us: 5,
+            attempts: 2,
+            what: "raised".into(),
+        }),
+        Payload::AlertDeliveryFailed(v1::AlertDeliveryFailed {
+            kind: "shard_lost".into(),
+            notice: "n".into(),
+            channel: "slack".into(),
+            incidents: vec!["shard_lost:shard_01".into()],
+            error: "answered 404".into(),
+            attempts: 1,
+            what: "raised".into(),
+        }),
+        Payload::AlertSuppressed(v1::AlertSuppressed {
+            kind: "shard_lost".into(),
+            incident: "shard_lost:shard_01".into(),
+            reason: "rate limit".into(),
+        }),
+        Payload::AlertResolved(v1::AlertResolved { kind: "shard_lost".into(), incident: "shard_lost:shard_01".into() }),
+        Payload::AlertAcknowledged(v1::AlertAcknowledged {
+            kind: "shard_lost".into(),
+            incident: "shard_lost:shard_01".into(),
+            operator: "ann".into(),
+            false_alarm: true,
+        }),
+        Payload::AlertSilenced(v1::AlertSilenced { kind: "all".into(), until_us: AT, operator: "ann".into() }),
     ]
 }
 

@@ -7,6 +7,7 @@ pub mod history;
 pub mod link;
 pub mod process;
 pub mod programs;
+pub mod receiver;
 pub mod recordings;
 pub mod servers;
 pub mod simulation;

@@ -20,7 +20,7 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
 /// Variables of the shell that could lead a private stack to somebody's real services.
-const NOT_INHERITED: [&str; 16] = [
+const NOT_INHERITED: [&str; 20] = [
     "NATS_URL",
     "NATS_CREDS",
     "NATS_MONITOR_URL",
@@ -33,6 +33,10 @@ const NOT_INHERITED: [&str; 16] = [
     "PAGERDUTY_ROUTING_KEY",
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
+    "TWILIO_FROM",
+    "ALERT_SMS_TO",
+    "ALERT_LOG_PATH",
+    "CUSTOM_WEBHOOK_SECRET",
     "ESPN_BASE_URL",
     "OPERATOR_TOKEN",
     "SHARD_ID",

@@ -48,6 +48,13 @@ impl Children {
             ];
             settings.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
+        // A private stack writes nothing outside its own folder.
+        if !args.external
+            && let Some(run) = self.programs.logs().parent()
+        {
+            let file = run.join("alerts.log").to_string_lossy().into_owned();
+            settings.insert("ALERT_LOG_PATH".to_owned(), file);
+        }
         settings.extend(self.operator_token.clone().map(|token| ("OPERATOR_TOKEN".to_owned(), token)));
         for (name, file) in [("projector", "arbees-projector"), ("orchestrator", "arbees-orchestrator")] {
             screen.started(name, &self.programs.start(name, file, &settings).await?);

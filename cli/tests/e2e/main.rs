@@ -1,5 +1,6 @@
 //! The main job, end to end, on real servers and real processes.
 
+mod alerts;
 mod faults;
 mod first_day;
 mod ground;

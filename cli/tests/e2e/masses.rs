@@ -11,6 +11,7 @@ use arbees_proto::{Payload, ServiceKind, v1};
 use arbees_testkit::feed::{Fault, Sim, SimGame, Turn};
 use arbees_testkit::wait;
 
+use crate::alerts::raised;
 use crate::old_shard::OldShard;
 use crate::plane::{PATIENCE, Plane, busiest, confirmed, games_of, is, leader_may_judge, moved, moves, settings, well};
 
@@ -22,19 +23,6 @@ fn nobody_over(state: &State, most: u32) {
 /// How many games wait for a shard.
 fn waiting(state: &State) -> usize {
     state.games.values().filter(|g| g.queued_since_us.is_some()).count()
-}
-
-/// Alerts of a kind that are in the log.
-async fn alerts(plane: &Plane, kind: &str) -> usize {
-    let (_, end) = plane.log.bounds(arbees_core::log::ALERTS).await.unwrap();
-    let mut reader = plane.log.read(arbees_core::log::ALERTS, Vec::new(), 1, end).await.unwrap();
-    let mut count = 0;
-    while let Some(stored) = reader.next().await.unwrap() {
-        if let Some(Payload::AlertRaised(alert)) = stored.event().unwrap().payload {
-            count += usize::from(alert.kind == kind);
-        }
-    }
-    count
 }
 
 /// Every move stands on the owner of that moment, and no game has two owners: what the fold skips is counted.
@@ -82,7 +70,7 @@ async fn three_of_six_and_two_of_three_killed_at_once_move_at_full_rate_and_what
     println!("two of the last three killed: 40 games wait after {took:.1?}");
     nobody_over(&state, 20);
     assert_eq!((games_of(&state, "shard_06").len(), plane.count("BrakeEngaged").await), (20, 0));
-    assert_eq!(alerts(&plane, "no_healthy_shards").await, 1);
+    assert_eq!(raised(&plane, "no_healthy_shards").await, 1);
     for name in ["shard_01", "shard_02"] {
         plane.shard(name).await;
     }
@@ -130,7 +118,7 @@ async fn at_ninety_per_cent_a_burst_without_redis_and_without_a_shard_is_placed_
     let (state, _) = plane.until("all 102 games watched", |s| is((confirmed(s), waiting(s)), (102, 0))).await;
     println!("102 games steady {:.1?} after room and Redis came back", begun.elapsed());
     nobody_over(&state, 20);
-    assert_eq!(alerts(&plane, "no_healthy_shards").await, 1);
+    assert_eq!(raised(&plane, "no_healthy_shards").await, 1);
     is_whole(&plane).await;
     plane.verified().await;
     plane
@@ -308,7 +296,7 @@ async fn when_a_leagues_data_fail_for_all_nothing_moves_and_people_are_told_once
     };
     plane.until("all who watch it to be degraded", |s| is(ill(s), watchers(s))).await;
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert_eq!((moves(&plane).await.len(), alerts(&plane, "external_dependency").await), (0, 1));
+    assert_eq!((moves(&plane).await.len(), raised(&plane, "external_dependency").await), (0, 1));
     plane.feed.set_fault("football/nfl", Fault::None);
     plane.until("all to be well again", |s| is(ill(s), 0)).await;
     assert_eq!(moves(&plane).await.len(), 0);

@@ -75,6 +75,7 @@ impl Plane {
             ("POLL_INTERVAL", "0.2"),
             // On the first day the leader waits for shards that beat on Redis only.
             ("HEARTBEAT_INTERVAL_SECS", "1"),
+            ("ALERT_LOG_PATH", &scratch.path().join("alerts.log").to_string_lossy()),
         ]);
         let programs = Programs::new(&programs_folder(), &scratch.path().join("logs"), false);
         Self { nats, valkey, postgres, programs, settings, feed, log, scratch }

@@ -19,6 +19,7 @@ impl Fleet {
         self.ask_absent();
         self.follow_markets();
         self.forget_commands();
+        self.look_at_alerts();
         self.unplaced = true;
     }
 

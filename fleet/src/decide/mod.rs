@@ -86,6 +86,8 @@ pub enum Effect {
     Judge { key: ServiceKey, heartbeat: u64 },
     /// Tell people.
     Alert(v1::AlertRaised),
+    /// Tell them that it is over.
+    Resolve(v1::AlertResolved),
 }
 
 /// What one turn of the loop decided.

@@ -1,0 +1,166 @@
+//! Sends messages through every channel, each on its own: none can delay another, nor whoever decides.
+
+use std::time::{Duration, Instant};
+
+use arbees_proto::{Payload, v1};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::channel::{Channel, SendError};
+use super::{Notice, append, event};
+use crate::log::Log;
+use crate::retry::Policy;
+
+/// Messages that may wait for one channel. Beyond it the newest is dropped: what lasts is told again.
+const CAPACITY: usize = 1_000;
+/// A message is tried for this long. Whoever reads it later is better served by the next one.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(1_800);
+/// Failed tries in a row after which a channel rests, and for how long.
+const BREAKER_AFTER: u32 = 5;
+const BREAKER_REST: Duration = Duration::from_secs(60);
+
+/// All channels at work. Dropping it ends them when their queues are empty.
+#[derive(Debug)]
+pub struct Delivery {
+    channels: Vec<(Channel, mpsc::Sender<(Notice, Instant)>)>,
+}
+
+/// What is to be written into ALERTS.
+#[derive(Debug)]
+pub enum Record {
+    Told(Told),
+    Event(Box<v1::Event>),
+}
+
+/// What became of a message on one channel.
+#[derive(Debug)]
+pub struct Told {
+    pub notice: Notice,
+    pub channel: &'static str,
+    pub attempts: u32,
+    pub latency: Duration,
+    /// Why it was given up, if it was.
+    pub error: Option<String>,
+}
+
+impl Delivery {
+    /// Starts a task for each of `channels`; what became of each message goes to `told`.
+    #[must_use]
+    pub fn start(
+        channels: Vec<Channel>,
+        told: &mpsc::Sender<Record>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let start = |channel: Channel| {
+            let (sender, queue) = mpsc::channel(CAPACITY);
+            let (told, stop, mine) = (told.clone(), stop.clone(), channel.clone());
+            tasks.spawn(async move { stop.run_until_cancelled(work(mine, queue, told)).await });
+            (channel, sender)
+        };
+        Self { channels: channels.into_iter().map(start).collect() }
+    }
+
+    /// Hands `notice` to every channel that takes it and does not have it.
+    pub fn send(&self, notice: &Notice) {
+        for (channel, queue) in &self.channels {
+            if !channel.takes(notice) || notice.has.contains(channel.name()) {
+                continue;
+            }
+            if queue.try_send((notice.clone(), Instant::now())).is_err() {
+                tracing::warn!(channel = channel.name(), CAPACITY, "alert channel is full, message dropped");
+            }
+        }
+    }
+}
+
+/// Sends one message after the other, so that a channel never hears of an end before the beginning.
+async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, told: mpsc::Sender<Record>) {
+    let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+    let mut failures = 0;
+    while let Some((notice, due)) = queue.recv().await {
+        let (mut delays, mut attempts) = (policy.delays(), 0);
+        let error = loop {
+            attempts += 1;
+            let (why, after) = match channel.send(&notice).await {
+                Ok(_) => {
+                    if failures >= BREAKER_AFTER {
+                        tracing::info!(channel = channel.name(), failures, "alert channel works again");
+                    }
+                    failures = 0;
+                    break None;
+                }
+                Err(SendError::Refused(why)) => break Some(why),
+                Err(SendError::Again { why, after }) => (why, after),
+            };
+            failures += 1;
+            if failures == 1 {
+                tracing::warn!(channel = channel.name(), why, "alert not delivered, trying again");
+            }
+            if due.elapsed() > GIVE_UP_AFTER {
+                break Some(why);
+            }
+            let rest = if failures % BREAKER_AFTER == 0 { BREAKER_REST } else { Duration::ZERO };
+            let wait = delays.next_delay().max(after.unwrap_or_default()).max(rest);
+            tokio::time::sleep(wait).await;
+        };
+        if let Some(why) = &error {
+            tracing::error!(channel = channel.name(), notice = notice.id, why, "alert given up on this channel");
+        }
+        let latency = due.elapsed();
+        let result = Told { notice, channel: channel.name(), attempts, latency, error };
+        if told.send(Record::Told(result)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Told {
+    /// As an event of ALERTS.
+    fn payload(self) -> Payload {
+        let incidents: Vec<String> = self.notice.incidents.iter().map(|i| i.incident.clone()).collect();
+        let (kind, notice, channel) = (self.notice.kind, self.notice.id, self.channel.to_owned());
+        let (attempts, what) = (self.attempts, self.notice.what.as_str().to_owned());
+        match self.error {
+            None => {
+                let latency_us = i64::try_from(self.latency.as_micros()).unwrap_or(i64::MAX);
+                Payload::AlertDelivered(v1::AlertDelivered {
+                    kind,
+                    notice,
+                    channel,
+                    incidents,
+                    latency_us,
+                    attempts,
+                    what,
+                })
+            }
+            Some(error) => Payload::AlertDeliveryFailed(v1::AlertDeliveryFailed {
+                kind,
+                notice,
+                channel,
+                incidents,
+                error,
+                attempts,
+                what,
+            }),
+        }
+    }
+}
+
+/// Writes `records` into ALERTS in their order, until nobody sends any more. What cannot be written now is written when the log
+/// is back; how much may wait is the channel's bound.
+pub async fn record(log: Log, producer: v1::Producer, mut records: mpsc::Receiver<Record>) {
+    let policy = Policy::patient();
+    while let Some(record) = records.recv().await {
+        let event = match record {
+            Record::Told(told) => event(&producer, told.payload()),
+            Record::Event(event) => *event,
+        };
+        let mut delays = policy.delays();
+        while let Err(error) = append(&log, &event).await {
+            tracing::debug!(error, "delivery of an alert is not in the log yet");
+            tokio::time::sleep(delays.next_delay()).await;
+        }
+    }
+}
