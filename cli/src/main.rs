@@ -1,6 +1,7 @@
 //! `arbees`: brings the stack up, shows what is so, and proves the tables against the log.
 
 mod addresses;
+mod alerts;
 mod operate;
 mod show;
 mod table;
@@ -120,10 +121,71 @@ enum Command {
         #[command(flatten)]
         args: Operate,
     },
+    /// Incidents that people are told of: those that last, or all.
+    ///
+    /// Example: arbees alerts --all
+    #[command(args_conflicts_with_subcommands = true)]
+    Alerts {
+        #[command(subcommand)]
+        action: Option<AlertAction>,
+        /// Those that are over, too
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        look: Look,
+    },
     /// Compare the tables with the fold of the log; exit 1 and the differences if there are any.
     ///
     /// Example: arbees verify
     Verify(Look),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AlertAction {
+    /// Send a test through every channel that this shell's variables configure, and print what came back.
+    ///
+    /// Example: SLACK_WEBHOOK_URL=https://hooks.example/x arbees alerts test --channel slack
+    Test {
+        /// Only this one: file redis slack webhook pagerduty sms
+        #[arg(long)]
+        channel: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that somebody has seen an incident: no more reminders, no escalation.
+    ///
+    /// Example: arbees alerts ack shard_lost:shard_02
+    Ack {
+        incident: String,
+        /// There was nothing to it
+        #[arg(long = "false")]
+        is_false: bool,
+        #[command(flatten)]
+        who: Who,
+    },
+    /// Tell nobody of a kind of alert for a while, or of all kinds: a maintenance window.
+    ///
+    /// Example: arbees alerts silence all --for 30m
+    Silence {
+        /// A kind, as in shard_lost, or all
+        kind: String,
+        /// How long, as in 30m; 0s ends it
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        how_long: Duration,
+        #[command(flatten)]
+        who: Who,
+    },
+}
+
+/// Who asks.
+#[derive(Args, Debug)]
+pub struct Who {
+    /// Whose name is written down; the login name if none is given
+    #[arg(long, value_name = "NAME")]
+    operator: Option<String>,
+    #[command(flatten)]
+    look: Look,
 }
 
 #[derive(Args, Debug)]
@@ -196,6 +258,8 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Pause(args) => operate::run(Verb::Pause, &args).await,
         Command::Resume(args) => operate::run(Verb::Resume, &args).await,
         Command::Resync { shard, args } => operate::run(Verb::Resync { shard }, &args).await,
+        Command::Alerts { action: None, all, look } => alerts::list(&look, all).await,
+        Command::Alerts { action: Some(action), .. } => alerts::run(action).await,
         Command::Verify(look) => verify::run(&look).await,
     };
     done.map_err(|error| Exit::Failed(format!("{error:#}")))
@@ -219,7 +283,9 @@ mod tests {
     fn every_command_has_help_with_an_example() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let nested = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(nested) {
             let help = command.get_long_about().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example: "), "{}", command.get_name());
         }

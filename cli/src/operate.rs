@@ -41,22 +41,30 @@ struct Answer {
     applied: bool,
 }
 
-/// Asks the leader for `verb` and prints what came of it.
-pub async fn run(verb: Verb, args: &Operate) -> Result<()> {
-    let addresses = addresses::find(&args.look)?;
+/// The name that is written down.
+pub fn operator(given: Option<&str>) -> String {
+    given.map(ToOwned::to_owned).or_else(|| addresses::variable("USER")).unwrap_or_else(|| "operator".to_owned())
+}
+
+/// Sends `request` to the leader, with the token; its answer, as it came.
+pub async fn ask(look: &Look, mut request: serde_json::Value) -> Result<Vec<u8>> {
+    let addresses = addresses::find(look)?;
     let token = addresses::variable("OPERATOR_TOKEN").or(addresses.operator_token);
     let token = token.context("OPERATOR_TOKEN is not set: it must be the orchestrator's")?;
-    let operator =
-        args.operator.clone().or_else(|| addresses::variable("USER")).unwrap_or_else(|| "operator".to_owned());
     let names = Names::new(&addresses.stream_prefix);
     let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
     let never = CancellationToken::new();
     let connecting = tokio::time::timeout(CONNECT_WITHIN, log::connect("arbees", &config, &never));
     let log = connecting.await.context("the log is away")??;
-    let ask = Ask { verb, operator, dry_run: args.dry_run, basis: args.basis };
-    let mut request = serde_json::to_value(&ask)?;
     request["token"] = json!(token);
-    let payload = log.ask_leader(request.to_string().into_bytes()).await?;
+    Ok(log.ask_leader(request.to_string().into_bytes()).await?.to_vec())
+}
+
+/// Asks the leader for `verb` and prints what came of it.
+pub async fn run(verb: Verb, args: &Operate) -> Result<()> {
+    let operator = operator(args.operator.as_deref());
+    let wanted = Ask { verb, operator, dry_run: args.dry_run, basis: args.basis };
+    let payload = ask(&args.look, serde_json::to_value(&wanted)?).await?;
     if args.look.json {
         println!("{}", String::from_utf8_lossy(&payload));
     }

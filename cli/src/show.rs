@@ -24,16 +24,16 @@ pub async fn connect(url: &str) -> Result<PgPool> {
     pool.connect(url).await.context("the database is away")
 }
 
-async fn pool(look: &Look) -> Result<PgPool> {
+pub async fn pool(look: &Look) -> Result<PgPool> {
     connect(&addresses::find(look)?.database_url).await
 }
 
-fn print_json<T: Serialize>(value: &T) -> Result<()> {
+pub fn print_json<T: Serialize>(value: &T) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-fn clock(at: Option<DateTime<Utc>>) -> String {
+pub fn clock(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), |t| t.with_timezone(&Local).format("%m-%d %H:%M:%S").to_string())
 }
 
@@ -70,6 +70,7 @@ pub async fn status(look: &Look) -> Result<()> {
         ("services", summary.services),
         ("game states", summary.game_states),
         ("dead letters", summary.dead_letters),
+        ("alerts open", summary.open_alerts),
         ("log applied up to", summary.sequence),
     ];
     for (name, value) in lines {

@@ -187,6 +187,34 @@ async fn a_tail_has_no_gap_and_no_repeat_over_cuts_and_a_killed_server() {
     }
 }
 
+/// A server that is put back to an older copy of its data: whoever tails must not wait beyond the end, and then take what is
+/// new for what it has read.
+#[tokio::test]
+async fn a_tail_over_a_stream_that_lost_its_end_says_so() {
+    let (scratch, mut nats, log) = server("lost-tail").await;
+    let mut fleet = fleet(State::default(), "a");
+    let (expected, events) = discovered(&mut fleet, 0, 20);
+    append(&log, expected, &events).await;
+    nats.stop().await.unwrap();
+    let (data, copy) = (scratch.path().join("data"), scratch.path().join("copy"));
+    let copied = std::process::Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap();
+    assert!(copied.success());
+    nats.start_again().await.unwrap();
+    let mut tail = log.tail(CONTROL, Vec::new(), 1);
+    let (expected, events) = discovered(&mut fleet, 100, 20);
+    append(&log, expected, &events).await;
+    for sequence in 1..=40 {
+        let stored = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap();
+        assert_eq!(stored.unwrap().sequence, sequence);
+    }
+    nats.stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    nats.start_again().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap();
+    assert!(ended.is_none() && tail.is_lost());
+}
+
 #[tokio::test]
 async fn the_last_message_of_each_subject_is_found_among_many() {
     let (_scratch, _nats, log) = server("last").await;

@@ -88,7 +88,7 @@ pub struct Lease {
     claimed: bool,
     /// The process before may act until then.
     quiet_until_us: i64,
-    /// A fence was found, and the log not yet read since.
+    /// The log must be read anew: a fence was found, or the log has lost its tail.
     fenced: bool,
     /// The fence that was found, until the leader has heard a beat from after it.
     fence: Option<u64>,
@@ -205,6 +205,11 @@ impl Lease {
         self.beat_soon();
     }
 
+    /// What was read of CONTROL is no measure any more: it must be read anew before anything else.
+    pub const fn read_anew(&mut self) {
+        self.fenced = true;
+    }
+
     /// The own part of CONTROL was read to the end, as it stood at `asked_us`.
     pub fn rejoined(&mut self, asked_us: i64) {
         self.fenced = false;
@@ -253,6 +258,7 @@ impl Lease {
     #[must_use]
     pub fn may_act(&self, now_us: i64) -> bool {
         self.superseded.is_none()
+            && !self.fenced
             && self.fence.is_none()
             && self.claimed
             && now_us >= self.quiet_until_us

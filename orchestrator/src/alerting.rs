@@ -125,6 +125,11 @@ impl Voice {
                     }
                     // All that was told before is known.
                     Some(Err(_)) => is_current = true,
+                    None if tail.is_lost() => {
+                        self.desk = Desk::new(self.alerting.config.rules);
+                        tail = self.alerting.log.tail(ALERTS, Vec::new(), 1);
+                        is_current = false;
+                    }
                     None => return,
                 },
                 _ = ticks.tick() => {
@@ -155,7 +160,8 @@ impl Voice {
         self.led = pulse.leads || (self.led && !pulse.another_leads);
         self.leads = pulse.leads;
         self.watch_log();
-        if !self.leads && !(self.led && self.log_away_us.is_some()) {
+        let speaks = self.leads || (self.led && self.log_away_us.is_some());
+        if !speaks {
             return;
         }
         if self.leads {
@@ -166,15 +172,14 @@ impl Voice {
             self.delivery.send(notice);
         }
         for held in suppressed {
-            self.write(Payload::AlertSuppressed(held));
+            self.write(alerts::event(&self.alerting.producer, Payload::AlertSuppressed(held)));
         }
         if !notices.is_empty() {
             self.publish_open();
         }
     }
 
-    fn write(&self, payload: Payload) {
-        let event = alerts::event(&self.alerting.producer, payload);
+    fn write(&self, event: v1::Event) {
         if self.records.try_send(Record::Event(Box::new(event))).is_err() {
             tracing::warn!(RECORDS, "too much waits to be written into ALERTS, dropped");
         }
@@ -188,14 +193,14 @@ impl Voice {
             self.log_away_us = None;
             if is_open && self.leads {
                 let over = v1::AlertResolved { kind: LOG_KIND.to_owned(), incident: LOG_KIND.to_owned() };
-                self.say(Payload::AlertResolved(over));
+                self.say(&Payload::AlertResolved(over));
             }
             return;
         }
         let since = *self.log_away_us.get_or_insert(now);
         if self.led && !is_open && now - since >= AWAY_AFTER_US {
             let summary = "the log does not answer: nothing is decided, shards hold their leases".to_owned();
-            self.say(Payload::AlertRaised(v1::AlertRaised {
+            self.say(&Payload::AlertRaised(v1::AlertRaised {
                 kind: LOG_KIND.to_owned(),
                 incident: incident_of(LOG_KIND, ""),
                 severity: Severity::Critical.as_str().to_owned(),
@@ -205,12 +210,10 @@ impl Voice {
     }
 
     /// Takes an event in before the log has it.
-    fn say(&mut self, payload: Payload) {
+    fn say(&mut self, payload: &Payload) {
         let event = alerts::event(&self.alerting.producer, payload.clone());
         self.desk.apply(&event);
-        if self.records.try_send(Record::Event(Box::new(event))).is_err() {
-            tracing::warn!(RECORDS, "too much waits to be written into ALERTS, dropped");
-        }
+        self.write(event);
     }
 
     async fn watch_redis(&mut self) {

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 pub const CAPACITY: usize = 4_096;
 /// A sender of garbage is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// A stream that lost its tail and cannot be asked where it ends is asked again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Senders of garbage that are remembered.
 const MAX_COMPLAINTS: usize = 1_000;
 
@@ -49,8 +51,20 @@ pub async fn start(
     let (_, end) = log.bounds(HEARTBEATS).await?;
     let mut beats = log.tail(HEARTBEATS, Vec::new(), end + 1);
     let (to, who, names) = (inbox.clone(), me.clone(), log.names().clone());
+    let again = log.clone();
     spawn(tasks, stop, async move {
-        while let Some(stored) = beats.next().await {
+        loop {
+            let Some(stored) = beats.next().await else {
+                if !beats.is_lost() {
+                    return;
+                }
+                let Ok((_, end)) = again.bounds(HEARTBEATS).await else {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                };
+                beats = again.tail(HEARTBEATS, Vec::new(), end + 1);
+                continue;
+            };
             match stored.event() {
                 // Whose subject it is, its payload must say: a service may publish on its own alone.
                 Ok(event) if !is_own_subject(&names, &stored.subject, &event) => {

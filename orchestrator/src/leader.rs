@@ -26,7 +26,7 @@ use crate::beat::{self, Heart, Pulse};
 use crate::config::Config;
 use crate::discovery;
 use crate::inbox::{self, Mail};
-use crate::operator::{self, Answer};
+use crate::operator::{self, Answer, Request};
 use crate::outbox::{Errand, Outbox};
 use crate::tenure::Tenure;
 
@@ -229,7 +229,15 @@ impl Desk<'_> {
                 biased;
                 () = stop.cancelled() => return Ok(None),
                 stored = tail.next() => {
-                    let Some(stored) = stored else { return Ok(None) };
+                    let Some(stored) = stored else {
+                        if !tail.is_lost() {
+                            return Ok(None);
+                        }
+                        let Some(state) = fold(self.log, stop).await else { return Ok(None) };
+                        self.fleet.refold(state);
+                        tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
+                        continue;
+                    };
                     if let Err(skip) = self.fleet.follow(&stored.entry()) {
                         tracing::error!(sequence = stored.sequence, %skip, "message of CONTROL is no valid event");
                     }
@@ -409,7 +417,15 @@ impl Desk<'_> {
     fn operate(&mut self, asked: Asked) {
         let answer = match operator::read(&asked, self.config.operator_token.as_deref()) {
             Err(error) => Answer::refused(error),
-            Ok(ask) => match self.fleet.operate(now(), &ask) {
+            Ok(Request::Alert { operator, about }) => {
+                let (log, me, open) = (self.log.clone(), self.me.clone(), self.open.borrow().clone());
+                drop(self.tasks.spawn(async move {
+                    let answer = operator::about_alert(&log, &me, &open, operator, about).await;
+                    log.answer(&asked, serde_json::to_vec(&answer).unwrap_or_default()).await;
+                }));
+                return;
+            }
+            Ok(Request::Fleet(ask)) => match self.fleet.operate(now(), &ask) {
                 Err(refused) => Answer::refused(refused.to_string()),
                 Ok(plan) => {
                     tracing::info!(verb = ask.verb.name(), operator = ask.operator, dry_run = ask.dry_run, "asked for");

@@ -2,11 +2,13 @@
 //!
 //! Owns the schema `arbees`. Never decides, and never writes a stream.
 
+pub mod alerts;
 pub mod checkpoint;
 pub mod control;
 pub mod game_states;
 pub mod heartbeats;
 pub mod letters;
+pub mod monitor;
 pub mod projector;
 pub mod queries;
 pub mod rows;

@@ -4,23 +4,31 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, process_env};
-use arbees_core::db::{self, DbConfig};
+use arbees_core::db::{self, DbConfig, DbHealth};
 use arbees_core::exit::{Exit, report, whole};
-use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS};
+use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS};
 use arbees_core::retry::{GaveUp, Policy, retry};
 use arbees_core::start;
-use arbees_projections::projector;
+use arbees_projections::{monitor, projector};
+use arbees_proto::v1;
 
 struct Config {
     log: LogConfig,
     db: DbConfig,
+    db_health: DbHealth,
     listen: SocketAddr,
+    instance: String,
 }
 
 impl Config {
     fn read<F: Fn(&str) -> Option<String>>(mut env: Env<F>) -> Result<Self, ConfigErrors> {
-        let config =
-            Self { log: LogConfig::read(&mut env), db: DbConfig::read(&mut env), listen: http_listen(&mut env) };
+        let config = Self {
+            log: LogConfig::read(&mut env),
+            db: DbConfig::read(&mut env),
+            db_health: DbHealth::read(&mut env),
+            listen: http_listen(&mut env),
+            instance: env.text("INSTANCE_ID").unwrap_or_else(|| "projector-1".to_owned()),
+        };
         env.finish(config)
     }
 }
@@ -32,7 +40,8 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Exit> {
     let config = Config::read(process_env()).map_err(Exit::Config)?;
-    let (stop, health) = start::begin(config.listen, &["log", "database", CONTROL, HEARTBEATS, GAME_STATES]).await?;
+    let (stop, health) =
+        start::begin(config.listen, &["log", "database", CONTROL, HEARTBEATS, GAME_STATES, ALERTS]).await?;
     let Some(log) = start::log("arbees-projector", &config.log, &health, &stop).await? else { return Ok(()) };
     let pool = config.db.pool("arbees-projector").map_err(|e| Exit::Failed(e.to_string()))?;
     let policy = Policy::patient();
@@ -47,7 +56,14 @@ async fn run() -> Result<(), Exit> {
             return Err(Exit::Ground(format!("schema arbees: {}", whole(&error))));
         }
     }
+    let process = uuid::Uuid::new_v4().simple().to_string();
+    let producer = v1::Producer { service: "projector".to_owned(), instance: config.instance, process };
+    let watching = monitor::run(log.clone(), pool.clone(), health.clone(), config.db_health, producer);
+    let ending = stop.clone();
+    // Its queries change nothing: it may be dropped in the middle of one.
+    let watcher = tokio::spawn(async move { ending.run_until_cancelled(watching).await });
     projector::run(&log, &pool, &health, &stop).await;
+    watcher.abort();
     pool.close().await;
     Ok(())
 }

@@ -4,12 +4,13 @@
 //! same: forget all that is in memory and begin at the checkpoint.
 
 use arbees_core::health::Health;
-use arbees_core::log::{CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError, Stored, Tail};
+use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError, Stored, Tail};
 use arbees_core::retry::Policy;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::{self, AlertBook, AlertChanges};
 use crate::checkpoint::{self, ApplyError};
 use crate::control::{Changes, ControlFold};
 use crate::{game_states, heartbeats, letters};
@@ -27,6 +28,8 @@ enum Interrupted {
     Apply(#[from] ApplyError),
     #[error("log: {0}")]
     Log(#[from] ReadError),
+    #[error("the stream has lost its tail")]
+    TailEnded,
     #[error(
         "{stream} ends at {end}, and its tables are at {at}: the log was replaced or has lost its tail; see operations.md"
     )]
@@ -41,7 +44,7 @@ impl From<sqlx::Error> for Interrupted {
 
 /// Projects all streams until asked to stop.
 pub async fn run(log: &Log, pool: &PgPool, health: &Health, stop: &CancellationToken) {
-    let streams = [CONTROL, HEARTBEATS, GAME_STATES].map(|stream| {
+    let streams = [CONTROL, HEARTBEATS, GAME_STATES, ALERTS].map(|stream| {
         let (log, pool, health, stop) = (log.clone(), pool.clone(), health.clone(), stop.clone());
         // A task of its own: a transaction is never dropped halfway by a select of ours.
         tokio::spawn(async move { project(&log, &pool, &health, &stop, stream).await })
@@ -85,8 +88,9 @@ impl Projection<'_> {
         }
         self.health.ok(self.stream);
         let fold = match self.stream {
-            CONTROL => Some(ControlFold::new(self.log.fold(Some(at)).await?)),
-            _ => None,
+            CONTROL => Fold::Control(Box::new(ControlFold::new(self.log.fold(Some(at)).await?))),
+            ALERTS => Fold::Alerts(self.alerts_before(at).await?),
+            _ => Fold::None,
         };
         let tail = self.log.tail(self.stream, Vec::new(), at + 1);
         tracing::info!(stream = self.stream, from = at + 1, "projecting");
@@ -98,7 +102,8 @@ impl Projection<'_> {
                 () = self.stop.cancelled() => return Ok(()),
                 batch = batches.recv() => batch,
             };
-            let Some(batch) = batch else { return Ok(()) };
+            // Only a stream that has lost its tail ends one: the next attempt finds out.
+            let Some(batch) = batch else { return Err(Interrupted::TailEnded) };
             at = self.write(&batch, at).await?;
             self.health.ok(self.stream);
             delays.reset();
@@ -108,16 +113,24 @@ impl Projection<'_> {
         }
     }
 
+    /// The incidents up to `at`, all of which the tables have.
+    async fn alerts_before(&self, at: u64) -> Result<AlertBook, ReadError> {
+        let mut book = AlertBook::load(self.log, at).await?;
+        drop(book.take());
+        Ok(book)
+    }
+
     async fn write(&self, batch: &Batch, at: u64) -> Result<u64, Interrupted> {
         let to = batch.messages.last().map_or(at, |m| m.sequence);
         let mut tx = self.pool.begin().await?;
         match (self.stream, &batch.changes) {
-            (_, Some(changes)) => {
+            (_, Changed::Control(changes)) => {
                 letters::archive(&mut tx, CONTROL, &batch.messages).await?;
                 changes.write(&mut tx).await?;
             }
-            (HEARTBEATS, None) => heartbeats::write(&mut tx, &batch.messages).await?,
-            (_, None) => game_states::write(&mut tx, &batch.messages).await?,
+            (_, Changed::Alerts(changes)) => alerts::write(&mut tx, &batch.messages, changes).await?,
+            (HEARTBEATS, Changed::Rows) => heartbeats::write(&mut tx, &batch.messages).await?,
+            (_, Changed::Rows) => game_states::write(&mut tx, &batch.messages).await?,
         }
         checkpoint::advance(&mut tx, self.stream, at, to).await?;
         tx.commit().await?;
@@ -128,12 +141,42 @@ impl Projection<'_> {
 /// What is written in one transaction.
 struct Batch {
     messages: Vec<Stored>,
-    /// What CONTROL's messages come to.
-    changes: Option<Changes>,
+    changes: Changed,
+}
+
+/// What the messages come to.
+enum Changed {
+    Control(Changes),
+    Alerts(AlertChanges),
+    /// Each message is a row of its own.
+    Rows,
+}
+
+/// What is folded while the database works.
+enum Fold {
+    Control(Box<ControlFold>),
+    Alerts(AlertBook),
+    None,
+}
+
+impl Fold {
+    fn add(&mut self, messages: &[Stored]) -> Changed {
+        match self {
+            Self::Control(fold) => {
+                messages.iter().for_each(|stored| fold.add(stored));
+                Changed::Control(fold.take())
+            }
+            Self::Alerts(book) => {
+                messages.iter().for_each(|stored| book.add(stored));
+                Changed::Alerts(book.take())
+            }
+            Self::None => Changed::Rows,
+        }
+    }
 }
 
 /// Gathers what is ready into batches, folded where the stream is CONTROL, until nobody takes them.
-async fn gather(mut tail: Tail, mut fold: Option<ControlFold>, to: mpsc::Sender<Batch>) {
+async fn gather(mut tail: Tail, mut fold: Fold, to: mpsc::Sender<Batch>) {
     loop {
         let first = tokio::select! {
             () = to.closed() => return,
@@ -149,10 +192,7 @@ async fn gather(mut tail: Tail, mut fold: Option<ControlFold>, to: mpsc::Sender<
             bytes += next.payload.len();
             messages.push(next);
         }
-        let changes = fold.as_mut().map(|fold| {
-            messages.iter().for_each(|stored| fold.add(stored));
-            fold.take()
-        });
+        let changes = fold.add(&messages);
         if to.send(Batch { messages, changes }).await.is_err() {
             return;
         }

@@ -90,6 +90,49 @@ pub async fn services(pool: &PgPool, kind: Option<&str>) -> Result<Vec<ServiceLi
     Ok(rows.iter().map(line).collect())
 }
 
+/// An incident.
+#[derive(Clone, Debug, Serialize)]
+pub struct AlertLine {
+    pub incident: String,
+    pub kind: String,
+    pub severity: String,
+    pub summary: String,
+    pub raised_at: DateTime<Utc>,
+    pub resolved_at: Option<DateTime<Utc>>,
+    pub first_delivered_at: Option<DateTime<Utc>>,
+    pub delivered_to: String,
+    pub failed_on: String,
+    pub suppressed: String,
+    pub acknowledged_by: Option<String>,
+    pub is_false_alarm: bool,
+    pub times: i32,
+}
+
+/// Incidents that last; with `all` the newest thousand, those that are over among them.
+pub async fn alerts(pool: &PgPool, all: bool) -> Result<Vec<AlertLine>, sqlx::Error> {
+    let sql =
+        "SELECT incident, kind, severity, summary, raised_at, resolved_at, first_delivered_at, delivered_to, failed_on,
+                   suppressed, acknowledged_by, is_false_alarm, times
+               FROM arbees.alerts WHERE $1 OR resolved_at IS NULL ORDER BY sequence DESC LIMIT 1000";
+    let rows = sqlx::query(sql).bind(all).fetch_all(pool).await?;
+    let line = |r: &sqlx::postgres::PgRow| AlertLine {
+        incident: r.get(0),
+        kind: r.get(1),
+        severity: r.get(2),
+        summary: r.get(3),
+        raised_at: r.get(4),
+        resolved_at: r.get(5),
+        first_delivered_at: r.get(6),
+        delivered_to: r.get(7),
+        failed_on: r.get(8),
+        suppressed: r.get(9),
+        acknowledged_by: r.get(10),
+        is_false_alarm: r.get(11),
+        times: r.get(12),
+    };
+    Ok(rows.iter().map(line).collect())
+}
+
 /// The fleet in a few numbers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -104,6 +147,7 @@ pub struct Summary {
     pub services: i64,
     pub game_states: i64,
     pub dead_letters: i64,
+    pub open_alerts: i64,
     /// CONTROL is applied up to here.
     pub sequence: i64,
 }
@@ -122,7 +166,8 @@ pub async fn summary(pool: &PgPool) -> Result<Summary, sqlx::Error> {
                    (SELECT count(*) FROM arbees.services),
                    (SELECT count(*) FROM arbees.game_states),
                    (SELECT count(*) FROM arbees.dead_letters),
-                   coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL'), 0)";
+                   coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL'), 0),
+                   (SELECT count(*) FROM arbees.alerts WHERE resolved_at IS NULL)";
     let r = sqlx::query(sql).fetch_one(pool).await?;
     Ok(Summary {
         live: r.get(0),
@@ -137,5 +182,6 @@ pub async fn summary(pool: &PgPool) -> Result<Summary, sqlx::Error> {
         game_states: r.get(9),
         dead_letters: r.get(10),
         sequence: r.get(11),
+        open_alerts: r.get(12),
     })
 }

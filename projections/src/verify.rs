@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use arbees_core::log::{CONTROL, GAME_STATES, Log, ReadError};
+use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, Log, ReadError};
 use arbees_fleet::{EpochGate, State};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row as _};
 
+use crate::alerts::{AlertBook, AlertRow};
 use crate::checkpoint::unsigned;
 use crate::control::ControlFold;
 use crate::game_states::{self, StateRow};
@@ -89,6 +90,8 @@ struct Tables {
     archive: Vec<(String, ArchiveRow)>,
     dead_letters: Vec<(String, String)>,
     game_states: Vec<(String, StateRow)>,
+    alerts_at: u64,
+    alerts: Vec<(String, AlertRow)>,
 }
 
 /// What is compared of an archived message: subject, type, payload.
@@ -131,6 +134,9 @@ pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Re
     let breakers = changes.services.into_values().filter_map(|(_, row)| row);
     report.compare("circuit_breakers", breakers.map(|r| (r.shard_id.clone(), r)).collect(), tables.breakers);
     report.compare("event_archive", archive, tables.archive);
+    let incidents = AlertBook::load(log, tables.alerts_at).await?.take().rows;
+    let incidents = incidents.into_iter().map(|row| (row.sequence.to_string(), row)).collect();
+    report.compare("alerts", incidents, tables.alerts);
     let mut states = expected_states(log, tables.states).await?;
     // What the stream has let go of meanwhile cannot be compared.
     let (first, _) = log.bounds(GAME_STATES).await?;
@@ -160,7 +166,14 @@ async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
     let checkpoint = "SELECT coalesce(max(sequence), 0) FROM arbees.projection_checkpoints WHERE stream = $1";
     let control = unsigned(sqlx::query(checkpoint).bind(CONTROL).fetch_one(&mut *tx).await?.get(0));
     let states = unsigned(sqlx::query(checkpoint).bind(GAME_STATES).fetch_one(&mut *tx).await?.get(0));
+    let alerts_at = unsigned(sqlx::query(checkpoint).bind(ALERTS).fetch_one(&mut *tx).await?.get(0));
     let tables = Tables {
+        alerts_at,
+        alerts: read(&mut tx, INCIDENTS, |r| {
+            let row = alert_row(r);
+            (row.sequence.to_string(), row)
+        })
+        .await?,
         control,
         states,
         games: read(&mut tx, GAMES, |r| (r.get(0), game_row(r))).await?,
@@ -202,6 +215,9 @@ const BREAKERS: &str = "SELECT shard_id, state, failures, successes, opened_at, 
 const ARCHIVE: &str =
     "SELECT sequence, subject, event_type, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
 const DEAD: &str = "SELECT sequence, error FROM arbees.dead_letters WHERE stream = 'CONTROL'";
+const INCIDENTS: &str =
+    "SELECT sequence, incident, kind, severity, summary, raised_at, times, resolved_at, first_delivered_at, delivered_to,
+    failed_on, suppressed, acknowledged_at, acknowledged_by, is_false_alarm, changed_sequence FROM arbees.alerts";
 const STATES: &str =
     "SELECT sequence, game_id, epoch, shard_id, observed_at, status, state, home_team, away_team, home_score,
     away_score, period, clock, possession, home_win_prob FROM arbees.game_states";
@@ -287,6 +303,28 @@ fn breaker_row(r: &PgRow) -> BreakerRow {
         successes: r.get(3),
         opened_at: r.get(4),
         sequence: r.get(5),
+    }
+}
+
+fn alert_row(r: &PgRow) -> AlertRow {
+    let names = |text: String| text.split(',').filter(|n| !n.is_empty()).map(ToOwned::to_owned).collect();
+    AlertRow {
+        sequence: unsigned(r.get(0)),
+        incident: r.get(1),
+        kind: r.get(2),
+        severity: r.get(3),
+        summary: r.get(4),
+        raised_at: r.get(5),
+        times: r.get(6),
+        resolved_at: r.get(7),
+        first_delivered_at: r.get(8),
+        delivered_to: names(r.get(9)),
+        failed_on: names(r.get(10)),
+        suppressed: r.get(11),
+        acknowledged_at: r.get(12),
+        acknowledged_by: r.get(13),
+        is_false_alarm: r.get(14),
+        changed_sequence: unsigned(r.get(15)),
     }
 }
 

@@ -155,8 +155,9 @@ impl Shard {
                     stopping_since_us = Some(steady_us());
                     self.watcher.stop();
                 }
-                heard = tail.next_or_end() => match heard {
+                heard = tail.next_or_end(), if !tail.is_lost() => match heard {
                     Some(heard) => self.follow(heard, &mut tail),
+                    None if tail.is_lost() => self.watcher.lease.read_anew(),
                     None => return Ok(()),
                 },
                 Some(answer) = from.polled.recv() => self.see(answer),

@@ -44,6 +44,17 @@ fn file(plane: &Plane) -> Vec<Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
+/// Runs `arbees` with the plane's settings in its environment: its exit code and what it printed.
+fn arbees(plane: &Plane, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_arbees"));
+    command.args(args).envs(&plane.settings).env("USER", "ann");
+    // Not the stack that may be up in this folder.
+    command.current_dir(plane.scratch.path());
+    let out = command.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.code(), text)
+}
+
 /// A plane whose alerts go to `receiver` on every channel there is.
 async fn plane(name: &str, receiver: &Receiver) -> Plane {
     let mut plane = Plane::new(name, Sim::all_live(60.0, 12, 24 * 60)).await;
@@ -68,6 +79,7 @@ async fn when_all_shards_die_everybody_is_told_within_seconds_and_told_again_whe
     let receiver = Receiver::start().await.unwrap();
     let mut plane = plane("all-dead", &receiver).await;
     let mut heard = plane.bus().subscribe(&["alerts:critical"], &[]);
+    plane.settings.insert("OPERATOR_TOKEN".into(), "token".into());
     plane.all(2).await;
     plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
     leader_may_judge().await;
@@ -104,6 +116,19 @@ async fn when_all_shards_die_everybody_is_told_within_seconds_and_told_again_whe
     let signed = &receiver.received("/hook")[0];
     assert!(signed.headers["x-arbees-signature"].to_str().unwrap().starts_with("sha256="));
 
+    let (code, text) = arbees(&plane, &["alerts", "ack", "shard_lost:shard_09"]);
+    assert!(code == Some(1) && text.contains("there are all_shards_unhealthy"), "{text}");
+    let (code, text) = arbees(&plane, &["alerts", "ack", "all_shards_unhealthy"]);
+    assert_eq!((code, text.as_str()), (Some(0), "done\n"));
+    let (code, text) = arbees(&plane, &["alerts", "silence", "nonsense", "--for", "5m"]);
+    assert!(code == Some(1) && text.contains("is no kind of alert: allowed are all all_shards"), "{text}");
+    let listed = || async {
+        let (_, text) = arbees(&plane, &["alerts"]);
+        let line = text.lines().find(|l| l.contains("all_shards_unhealthy")).unwrap_or_default().to_owned();
+        let is_whole = ["critical", "file,pagerduty,redis,slack,sms,webhook", "ann", "none of 2 shards"];
+        if is_whole.iter().all(|part| line.contains(part)) { Ok(()) } else { Err(text) }
+    };
+    wait::until("the table to have it", PATIENCE, listed).await.unwrap();
     for name in ["shard_01", "shard_02"] {
         plane.shard(name).await;
     }
@@ -125,7 +150,62 @@ async fn when_all_shards_die_everybody_is_told_within_seconds_and_told_again_whe
     for secret in ["secret-path", "routing-secret", "twilio-secret", "hush"] {
         assert!(!logs.contains(secret), "{secret} is in the log");
     }
+    plane.verified().await;
     plane.stop(&["ALERT", "shard_lost", "no_healthy_shards"]).await;
+}
+
+/// Every configured channel is tried, and what came back is printed; in a silence nobody is told.
+#[tokio::test]
+async fn channels_are_tried_by_command_and_a_silenced_kind_is_told_when_the_silence_ends() {
+    let receiver = Receiver::start().await.unwrap();
+    let mut plane = plane("silence", &receiver).await;
+    plane.settings.insert("OPERATOR_TOKEN".into(), "token".into());
+    plane.all(2).await;
+    plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
+    let (code, text) = arbees(&plane, &["alerts", "test"]);
+    assert!(
+        code == Some(0) && text.matches("answered 200").count() == 4 && text.matches(" ok ").count() == 6,
+        "{text}"
+    );
+    receiver.set_mood(Mood::Status(404, 0));
+    let (code, text) = arbees(&plane, &["alerts", "test", "--channel", "slack"]);
+    assert!(code == Some(1) && text.contains("FAILED") && text.contains("answered 404"), "{text}");
+    receiver.set_mood(Mood::Well);
+    let tested = receiver.received("/slack").len();
+    leader_may_judge().await;
+    assert_eq!(arbees(&plane, &["alerts", "silence", "all", "--for", "12s"]).0, Some(0));
+    plane.programs.process("shard_01").unwrap().kill().await;
+    let held = || async {
+        let is_it = |e: &&v1::Event| matches!(&e.payload, Some(Payload::AlertSuppressed(a)) if a.kind == "shard_lost");
+        is(events(&plane).await.iter().filter(is_it).count(), 1)
+    };
+    wait::until("the alert to be held back", PATIENCE, held).await.unwrap();
+    assert_eq!(receiver.received("/slack").len(), tested);
+    let told = || async { is(receiver.received("/slack").len(), tested + 1) };
+    wait::until("it to be told after the silence", PATIENCE, told).await.unwrap();
+    plane.stop(&["ALERT", "shard_lost"]).await;
+}
+
+/// The database dies: nobody but the tables notices, people are told after three checks, and all is exact afterwards.
+#[tokio::test]
+async fn that_the_database_is_away_is_told_after_three_checks_and_the_tables_catch_up() {
+    let receiver = Receiver::start().await.unwrap();
+    let mut plane = plane("database-away", &receiver).await;
+    plane.settings.insert("DB_HEALTH_CHECK_INTERVAL_SECS".into(), "0.5".into());
+    plane.all(2).await;
+    plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
+    plane.verified().await;
+    plane.postgres.kill().await;
+    let told = || async { is(of(&bodies(&receiver, "/hook"), "database_connectivity", "raised"), 1) };
+    wait::until("people to be told", PATIENCE, told).await.unwrap();
+    let (_, body) = plane.programs.get("projector", "/readyz").await.unwrap();
+    assert!(body.contains("\"ready\":false"), "{body}");
+    plane.postgres.start_again().await.unwrap();
+    let over = || async { is(of(&bodies(&receiver, "/hook"), "database_connectivity", "resolved"), 1) };
+    wait::until("the end to be told", PATIENCE, over).await.unwrap();
+    assert_eq!((plane.count("GameReassigned").await, plane.count("ServiceLost").await), (0, 0));
+    plane.verified().await;
+    plane.stop(&["ALERT", "projection interrupted", "database", "sqlx"]).await;
 }
 
 /// One receiver answers 429, then hangs: the others have it at once, and it gets all of it in order when it is well.

@@ -222,7 +222,7 @@ impl Desk {
         open.filter(is_half_told)
             .map(|(name, incident)| {
                 let what = incident.told.map_or(What::Raised, |(_, _, what)| what);
-                let mut notice = self.notice(&incident.kind, what, &[name.clone()], now);
+                let mut notice = self.notice(&incident.kind, what, std::slice::from_ref(name), now);
                 notice.has.clone_from(&incident.has);
                 notice
             })

@@ -33,7 +33,7 @@ impl Severity {
 
 /// Where a kind of alert is explained.
 pub fn runbook(kind: &str) -> String {
-    format!("docs/operations.md#{}", kind.replace('_', "-"))
+    format!("docs/operations.md#{kind}")
 }
 
 impl Notice {

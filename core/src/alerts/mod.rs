@@ -23,6 +23,28 @@ pub use config::AlertConfig;
 pub use desk::{Desk, Notice, What};
 pub use message::Severity;
 
+/// All kinds of alerts.
+pub const KINDS: [&str; 18] = [
+    "all_shards_unhealthy",
+    "no_healthy_shards",
+    "all_shards_degraded",
+    "redis_connectivity",
+    "database_connectivity",
+    "log_unavailable",
+    "no_market_discovery",
+    "external_dependency",
+    "discovery_failing",
+    "shard_lost",
+    "duplicate_instance",
+    "breaker_opened",
+    "brake_engaged",
+    "projector_lagging",
+    "dead_letter",
+    "leader_lost",
+    "durability_not_guaranteed",
+    "foreign_orchestrator",
+];
+
 /// The name of what belongs together: one incident is told of once while it lasts.
 #[must_use]
 pub fn incident_of(kind: &str, subject: &str) -> String {
@@ -160,4 +182,16 @@ pub fn duplicate_instance(instance: &str, why: &str) -> v1::AlertRaised {
 pub async fn raise(log: &Log, bus: &Bus, producer: &v1::Producer, alert: v1::AlertRaised) {
     let (_, open) = watch::channel(BTreeSet::new());
     Alerter::new(log.clone(), Some(bus.clone()), producer.clone(), open).append(alert).await;
+}
+
+#[cfg(test)]
+mod tests {
+    /// Every message names a place where its kind is explained.
+    #[test]
+    fn every_kind_has_its_place_in_the_operations_manual() {
+        let manual = include_str!("../../../docs/operations.md");
+        for kind in super::KINDS {
+            assert!(manual.contains(&format!("\n### {kind}\n")), "{kind}");
+        }
+    }
 }

@@ -22,6 +22,29 @@ pub struct DbConfig {
     pub acquire_timeout: Duration,
 }
 
+/// How often the database is looked after, and when people are told.
+#[derive(Clone, Copy, Debug)]
+pub struct DbHealth {
+    pub enabled: bool,
+    pub every: Duration,
+    /// Checks that fail in a row before people are told.
+    pub alert_threshold: u32,
+}
+
+impl DbHealth {
+    /// Reads `DB_HEALTH_*`.
+    pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
+        Self {
+            enabled: matches!(
+                env.one_of("DB_HEALTH_CHECK_ENABLED", "true", &["true", "false", "1", "0"]),
+                "true" | "1"
+            ),
+            every: env.seconds("DB_HEALTH_CHECK_INTERVAL_SECS", 30.0, 0.1..=3_600.0),
+            alert_threshold: env.number("DB_HEALTH_ALERT_THRESHOLD", 3, 1..=1_000),
+        }
+    }
+}
+
 impl DbConfig {
     /// Reads `DATABASE_URL` and `DB_POOL_*`.
     pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {

@@ -1,5 +1,8 @@
 //! A tail: a stream from a sequence on, for ever, without gap or repeat over reconnects and server restarts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +19,21 @@ const CAPACITY: usize = 4_096;
 pub struct Tail {
     messages: mpsc::Receiver<Stored>,
     at_end: watch::Receiver<Option<i64>>,
+    is_lost: Arc<AtomicBool>,
     _stop: tokio_util::sync::DropGuard,
 }
 
 impl Tail {
-    /// The next message. Safe to cancel. None only when the tail was ended.
+    /// The next message. Safe to cancel. None only when the tail was ended, or the stream has lost its own: [`Self::is_lost`].
     pub async fn next(&mut self) -> Option<Stored> {
         self.messages.recv().await
+    }
+
+    /// Whether it has ended because the stream ends before what was already read: it was restored, or lost its end in a power cut.
+    /// What was read is no measure any more.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
     }
 
     /// The next message if one is there.
@@ -54,20 +65,37 @@ impl Log {
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
         let spec = Spec { stream: self.names.stream(base), filters, start: Start::Sequence(from) };
-        let log = self.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(follow(&log, spec, from.max(1), &sender, &proof)).await });
-        Tail { messages, at_end, _stop: guard }
+        let (log, base, is_lost) = (self.clone(), base.to_owned(), Arc::<AtomicBool>::default());
+        let lost = is_lost.clone();
+        tokio::spawn(async move {
+            let following = follow(&log, &base, spec, from.max(1), &sender, &proof);
+            if stop.run_until_cancelled(following).await == Some(Ended::Lost) {
+                lost.store(true, Ordering::Relaxed);
+            }
+            drop(sender);
+        });
+        Tail { messages, at_end, is_lost, _stop: guard }
     }
+}
+
+/// Why a tail ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Nobody listens.
+    Unheard,
+    /// The stream ends before where this tail stood.
+    Lost,
 }
 
 /// Opens one consumer after another, each from where the one before stood, until nobody listens.
 async fn follow(
     log: &Log,
+    base: &str,
     mut spec: Spec,
     mut next: u64,
     sender: &mpsc::Sender<Stored>,
     at_end: &watch::Sender<Option<i64>>,
-) {
+) -> Ended {
     let mut delays = Policy::patient().delays();
     let mut is_away = false;
     loop {
@@ -87,7 +115,7 @@ async fn follow(
                                 next = stored.sequence + 1;
                                 if sender.send(stored).await.is_err() {
                                     push.close().await;
-                                    return;
+                                    return Ended::Unheard;
                                 }
                             }
                             // Told after the message: whoever hears of the end finds all before it.
@@ -105,5 +133,12 @@ async fn follow(
             is_away = true;
         }
         tokio::time::sleep(delays.next_delay()).await;
+        // A consumer that begins beyond the end would wait for ever, and then give out what is new under old numbers.
+        if let Ok((_, end)) = log.bounds(base).await
+            && end + 1 < next
+        {
+            tracing::error!(stream = spec.stream, next, end, "the stream has lost its tail");
+            return Ended::Lost;
+        }
     }
 }

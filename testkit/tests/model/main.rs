@@ -429,7 +429,8 @@ fn the_protocol_keeps_its_rules() {
 /// Each part of the protocol is there for a reason: without it, some order of events breaks a rule.
 #[test]
 fn without_any_of_its_parts_it_does_not() {
-    let planted: [(&str, Budget, fn(&mut Rules)); 4] = [
+    type Plant = fn(&mut Rules);
+    let planted: [(&str, Budget, Plant); 4] = [
         ("a fence whatever was beaten meanwhile", budget(0, 2, 0), |r| r.fence_is_conditional = false),
         ("a fenced shard goes on when it has read the log", budget(1, 1, 0), |r| r.fenced_must_wait = false),
         ("an append wherever the log ends", budget(1, 1, 0), |r| r.append_is_conditional = false),
