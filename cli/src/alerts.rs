@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, bail};
 use arbees_core::alerts::channel::Channel;
 use arbees_core::alerts::desk::Line;
 use arbees_core::alerts::{AlertConfig, Notice, Severity, What};
-use arbees_core::bus::Bus;
-use arbees_core::config::{process_env, redis_url};
+use arbees_core::bus::{Bus, RedisConfig};
+use arbees_core::config::process_env;
 use arbees_core::time::now_us;
 use arbees_projections::queries::{self, AlertLine};
 use serde::Deserialize;
@@ -76,7 +76,7 @@ async fn ask(who: &Who, alert: serde_json::Value) -> Result<()> {
 async fn test(only: Option<&str>, as_json: bool) -> Result<()> {
     let mut env = process_env();
     let config = AlertConfig::read(&mut env);
-    let redis = redis_url(&mut env);
+    let redis = RedisConfig::read(&mut env);
     let config = env.finish(config)?;
     let bus = Bus::open(&redis)?;
     let mut channels = Channel::all(&config, Some(&bus))?;

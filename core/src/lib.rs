@@ -4,6 +4,7 @@
 //! program. Knows nothing of what is decided; that is `arbees-fleet`.
 
 pub mod alerts;
+pub mod breaker;
 pub mod bus;
 pub mod config;
 pub mod db;

@@ -12,16 +12,18 @@ use tokio_util::sync::CancellationToken;
 pub struct Policy {
     pub first: Duration,
     pub most: Duration,
+    /// How far each delay may be off, as a share of it.
+    pub jitter: f64,
 }
 
 impl Policy {
     /// For what must come back some day: from 100 ms to 2 s, for ever.
     #[must_use]
     pub const fn patient() -> Self {
-        Self { first: Duration::from_millis(100), most: Duration::from_secs(2) }
+        Self { first: Duration::from_millis(100), most: Duration::from_secs(2), jitter: 0.1 }
     }
 
-    /// The delays between tries, each with ±10 % jitter.
+    /// The delays between tries.
     #[must_use]
     pub fn delays(&self) -> Delays {
         Delays(ExponentialBackoff {
@@ -29,7 +31,7 @@ impl Policy {
             current_interval: self.first,
             max_interval: self.most,
             multiplier: 2.0,
-            randomization_factor: 0.1,
+            randomization_factor: self.jitter,
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         })

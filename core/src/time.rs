@@ -20,6 +20,12 @@ pub fn steady_us() -> i64 {
     clock.now().map_or(0, |t| t.tv_sec() * 1_000_000 + t.tv_nsec() / 1_000)
 }
 
+/// `duration` in microseconds.
+#[must_use]
+pub fn micros(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// Both clocks, as decisions take them.
 #[must_use]
 pub fn now() -> arbees_fleet::decide::Now {

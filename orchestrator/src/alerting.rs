@@ -8,6 +8,7 @@ use arbees_core::alerts::delivery::{Delivery, Record, record};
 use arbees_core::alerts::{self, AlertConfig, Alerter, Desk, Severity, incident_of};
 use arbees_core::bus::Bus;
 use arbees_core::log::{ALERTS, Log};
+use arbees_core::shutdown::spawn;
 use arbees_core::time::{now_us, steady_us};
 use arbees_proto::{Payload, v1};
 use tokio::sync::{mpsc, watch};
@@ -65,8 +66,7 @@ pub async fn run(alerting: Alerting, tasks: TaskTracker, stop: CancellationToken
     let names: BTreeSet<String> = channels.iter().map(|c| c.name().to_owned()).collect();
     let (records, to_record) = mpsc::channel(RECORDS);
     let recording = record(alerting.log.clone(), alerting.producer.clone(), to_record);
-    let ending = stop.clone();
-    tasks.spawn(async move { ending.run_until_cancelled(recording).await });
+    spawn(&tasks, &stop, recording);
     let delivery = Delivery::start(channels, &records, &tasks, &stop);
     let desk = Desk::new(alerting.config.rules);
     Voice {
@@ -223,7 +223,7 @@ impl Voice {
         }
         self.redis.asked_us = now;
         match self.alerting.bus.ping().await {
-            Ok(()) => {
+            Ok(_) => {
                 self.redis.away_since_us = None;
                 self.alerting.alerter.settle(REDIS_KIND, "").await;
             }

@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use arbees_core::alerts::AlertConfig;
-use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, redis_url};
+use arbees_core::bus::RedisConfig;
+use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen};
+use arbees_core::espn::EspnConfig;
+use arbees_core::time::micros;
 use arbees_fleet::{SECOND, Settings};
 
 /// Everything it is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub log: LogConfig,
-    pub redis_url: String,
-    pub espn_url: String,
+    pub redis: RedisConfig,
+    pub espn: EspnConfig,
     pub listen: SocketAddr,
     /// `INSTANCE_ID`.
     pub instance: String,
@@ -30,9 +33,9 @@ impl Config {
     /// Reads it, and says everything that is wrong at once.
     pub fn read<F: Fn(&str) -> Option<String>>(mut env: Env<F>) -> Result<Self, ConfigErrors> {
         let log = LogConfig::read(&mut env);
-        let redis_url = redis_url(&mut env);
+        let redis = RedisConfig::read(&mut env);
         let alerts = AlertConfig::read(&mut env);
-        let espn_url = env.url("ESPN_BASE_URL", arbees_core::espn::BASE_URL, &["http://", "https://"]);
+        let espn = EspnConfig::read(&mut env);
         let listen = http_listen(&mut env);
         let instance = env.text("INSTANCE_ID").unwrap_or_else(|| "orchestrator-1".to_owned());
         env.take("INSTANCE_ID", arbees_proto::InstanceId::strict(&instance));
@@ -52,8 +55,8 @@ impl Config {
         let mode = env.one_of("ORCHESTRATOR_MODE", "live", &["live", "shadow"]);
         let config = Self {
             log,
-            redis_url,
-            espn_url,
+            redis,
+            espn,
             listen,
             instance,
             process: uuid::Uuid::new_v4().simple().to_string(),
@@ -80,8 +83,4 @@ impl Config {
         };
         env.finish(config)
     }
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use arbees_core::bus::{Bus, Heard, contract};
 use arbees_core::log::{Asked, HEARTBEATS, Log, ReadError};
+use arbees_core::shutdown::spawn;
 use arbees_fleet::Input;
 use arbees_fleet::decide::{MarketsFound, Medium};
 use arbees_proto::subject::Names;
@@ -100,11 +101,6 @@ pub async fn start(
         }
     });
     Ok(())
-}
-
-fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
-    let stop = stop.clone();
-    tasks.spawn(async move { stop.run_until_cancelled(work).await });
 }
 
 fn put(inbox: &mpsc::Sender<Mail>, mail: Mail) {

@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen, redis_url};
+use arbees_core::bus::RedisConfig;
+use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen};
+use arbees_core::espn::EspnConfig;
 use arbees_proto::{InstanceId, ShardId};
 
 /// Everything it is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub log: LogConfig,
-    pub redis_url: String,
-    pub espn_url: String,
+    pub redis: RedisConfig,
+    pub espn: EspnConfig,
     pub listen: SocketAddr,
     /// `SHARD_ID`.
     pub shard: ShardId,
@@ -40,8 +42,8 @@ impl Config {
         let beat_ms: u64 = env.number("LOG_HEARTBEAT_MS", 1_000, 50..=60_000);
         let ttl_ms: u64 = env.number("LEASE_TTL_MS", 2_000, 100..=600_000);
         env.check(ttl_ms >= 2 * beat_ms, "LEASE_TTL_MS must be at least twice LOG_HEARTBEAT_MS");
-        let redis_url = redis_url(&mut env);
-        let espn_url = env.url("ESPN_BASE_URL", arbees_core::espn::BASE_URL, &["http://", "https://"]);
+        let redis = RedisConfig::read(&mut env);
+        let espn = EspnConfig::read(&mut env);
         let listen = http_listen(&mut env);
         let shard_type = env.one_of("SHARD_TYPE", "sports", &["sports", "game", "crypto"]);
         let max_games = env.number("MAX_GAMES", 20, 0..=100_000);
@@ -50,8 +52,8 @@ impl Config {
         let Some(shard) = shard else { return Err(env.finish(()).err().unwrap_or(ConfigErrors(Vec::new()))) };
         env.finish(Self {
             log,
-            redis_url,
-            espn_url,
+            redis,
+            espn,
             listen,
             shard,
             shard_type,

@@ -23,7 +23,7 @@ async fn run() -> Result<(), Exit> {
     let config = Config::read(process_env()).map_err(Exit::Config)?;
     let (stop, health) = start::begin(config.listen, &["log", "recovered"]).await?;
     let Some(log) = start::log("arbees-shard", &config.log, &health, &stop).await? else { return Ok(()) };
-    let bus = Bus::open(&config.redis_url).map_err(|e| Exit::Failed(e.to_string()))?;
-    let espn = Espn::new(&config.espn_url).map_err(|e| Exit::Failed(e.to_string()))?;
+    let bus = Bus::open(&config.redis).map_err(|e| Exit::Failed(e.to_string()))?;
+    let espn = Espn::new(&config.espn).map_err(|e| Exit::Failed(e.to_string()))?;
     shard::run(config, log, bus, espn, &health, &stop).await
 }

@@ -9,7 +9,8 @@ use arbees_core::exit::Exit;
 use arbees_core::health::Health;
 use arbees_core::log::{Beaten, Log, Stored, Tail};
 use arbees_core::retry::{Policy, retry};
-use arbees_core::time::{now_us, steady_us};
+use arbees_core::shutdown::spawn;
+use arbees_core::time::{micros, now_us, steady_us};
 use arbees_core::{alerts, bus::contract};
 use arbees_fleet::lease::Step;
 use arbees_fleet::{Lease, Watcher, checks};
@@ -52,7 +53,6 @@ pub async fn run(
     let recovered = retry("recovery", &policy, stop, |_| true, || log.recover(&config.shard));
     let Ok((set, tail, asked_us)) = recovered.await else { return Ok(()) };
     health.ok("recovered");
-    let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
     let mut lease = Lease::new(micros(config.lease_ttl), micros(config.log_beat_every));
     lease.tail_at_end(asked_us);
     let producer = v1::Producer {
@@ -101,11 +101,6 @@ pub async fn run(
         tracing::warn!("stopped before the last states were acknowledged");
     }
     ended
-}
-
-fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
-    let stop = stop.clone();
-    tasks.spawn(async move { stop.run_until_cancelled(work).await });
 }
 
 async fn say_goodbye(bus: &Bus, beat: &v1::Heartbeat, tasks: &TaskTracker) {

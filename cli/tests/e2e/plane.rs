@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use arbees_core::bus::Bus;
+use arbees_core::bus::{Bus, RedisConfig};
 use arbees_core::config::LogConfig;
 use arbees_core::log::{self, CONTROL, HEARTBEATS, Log};
+use arbees_core::retry::Policy;
 use arbees_fleet::{State, Status};
 use arbees_projections::verify::{Report, verify};
 use arbees_proto::subject::Names;
@@ -75,6 +76,10 @@ impl Plane {
             ("POLL_INTERVAL", "0.2"),
             // On the first day the leader waits for shards that beat on Redis only.
             ("HEARTBEAT_INTERVAL_SECS", "1"),
+            ("ESPN_CB_RECOVERY_TIMEOUT_SECS", "2"),
+            ("REDIS_RECONNECT_BASE_DELAY_MS", "100"),
+            ("REDIS_RECONNECT_MAX_DELAY_MS", "1000"),
+            ("REDIS_RECONNECT_COOLDOWN_SECS", "2"),
             ("ALERT_LOG_PATH", &scratch.path().join("alerts.log").to_string_lossy()),
         ]);
         let programs = Programs::new(&programs_folder(), &scratch.path().join("logs"), false);
@@ -111,7 +116,9 @@ impl Plane {
     }
 
     pub fn bus(&self) -> Bus {
-        Bus::open(&self.valkey.url()).unwrap()
+        let mut config = RedisConfig::at(&self.valkey.url());
+        config.reconnect.policy = Policy::patient();
+        Bus::open(&config).unwrap()
     }
 
     pub async fn pool(&self) -> PgPool {

@@ -1,10 +1,10 @@
 //! What deployments say about alerts.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::desk::Rules;
 use crate::config::Env;
+use crate::time::micros;
 
 /// The settings of the contract, and where the two services are that are asked over HTTP.
 #[derive(Clone)]
@@ -58,11 +58,10 @@ impl AlertConfig {
     /// Reads it.
     pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
         let enabled = env.one_of("CRITICAL_ALERTS_ENABLED", "true", &["true", "false", "1", "0"]);
-        let us = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
         let rules = Rules {
-            rate_limit_us: us(env.seconds("ALERT_RATE_LIMIT_SECS", 300.0, 0.0..=86_400.0)),
-            escalate_us: us(env.seconds("ALERT_ESCALATE_SECS", 900.0, 1.0..=86_400.0)),
-            remind_us: us(env.seconds("ALERT_REMIND_SECS", 3_600.0, 1.0..=604_800.0)),
+            rate_limit_us: micros(env.seconds("ALERT_RATE_LIMIT_SECS", 300.0, 0.0..=86_400.0)),
+            escalate_us: micros(env.seconds("ALERT_ESCALATE_SECS", 900.0, 1.0..=86_400.0)),
+            remind_us: micros(env.seconds("ALERT_REMIND_SECS", 3_600.0, 1.0..=604_800.0)),
         };
         let http = ["http://", "https://"];
         let hook = |env: &mut Env<F>, name: &str| env.text(name).map(|url| env.url(name, &url, &http));

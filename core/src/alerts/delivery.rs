@@ -11,6 +11,8 @@ use super::channel::{Channel, SendError};
 use super::{Notice, append, event};
 use crate::log::Log;
 use crate::retry::Policy;
+use crate::shutdown::spawn;
+use crate::time::micros;
 
 /// Messages that may wait for one channel. Beyond it the newest is dropped: what lasts is told again.
 const CAPACITY: usize = 1_000;
@@ -55,8 +57,8 @@ impl Delivery {
     ) -> Self {
         let start = |channel: Channel| {
             let (sender, queue) = mpsc::channel(CAPACITY);
-            let (told, stop, mine) = (told.clone(), stop.clone(), channel.clone());
-            tasks.spawn(async move { stop.run_until_cancelled(work(mine, queue, told)).await });
+            let (told, mine) = (told.clone(), channel.clone());
+            spawn(tasks, stop, work(mine, queue, told));
             (channel, sender)
         };
         Self { channels: channels.into_iter().map(start).collect() }
@@ -77,7 +79,7 @@ impl Delivery {
 
 /// Sends one message after the other, so that a channel never hears of an end before the beginning.
 async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, told: mpsc::Sender<Record>) {
-    let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+    let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1 };
     let mut failures = 0;
     while let Some((notice, due)) = queue.recv().await {
         let (mut delays, mut attempts) = (policy.delays(), 0);
@@ -124,7 +126,7 @@ impl Told {
         let (attempts, what) = (self.attempts, self.notice.what.as_str().to_owned());
         match self.error {
             None => {
-                let latency_us = i64::try_from(self.latency.as_micros()).unwrap_or(i64::MAX);
+                let latency_us = micros(self.latency);
                 Payload::AlertDelivered(v1::AlertDelivered {
                     kind,
                     notice,

@@ -6,11 +6,15 @@ pub mod contract;
 pub mod notify;
 mod subscription;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
-pub use subscription::{Heard, Subscription};
+pub use subscription::{Heard, Sight, Subscription};
+
+use crate::breaker::Limits;
+use crate::config::Env;
+use crate::retry::Policy;
 
 /// A Redis that does not answer within this is away: what is published now is worth nothing later.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -26,10 +30,57 @@ pub enum BusError {
     Late,
 }
 
+/// Where Redis is, and how subscriptions come back.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `REDIS_URL`.
+    pub url: String,
+    pub reconnect: Reconnect,
+}
+
+/// How subscriptions come back: `REDIS_RECONNECT_*`.
+#[derive(Clone, Debug)]
+pub struct Reconnect {
+    pub policy: Policy,
+    /// After so many failures in a row it rests for longer.
+    pub breaker: Limits,
+}
+
+impl RedisConfig {
+    /// The server at `url`, with the delays of the contract.
+    #[must_use]
+    pub fn at(url: &str) -> Self {
+        let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1 };
+        let breaker = Limits { failures: 10, rest: Duration::from_secs(60) };
+        Self { url: url.to_owned(), reconnect: Reconnect { policy, breaker } }
+    }
+
+    /// Reads it.
+    pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
+        let url = crate::config::redis_url(env);
+        let (first, most): (u64, u64) = (
+            env.number("REDIS_RECONNECT_BASE_DELAY_MS", 1_000, 1..=600_000),
+            env.number("REDIS_RECONNECT_MAX_DELAY_MS", 60_000, 1..=3_600_000),
+        );
+        env.check(first <= most, "REDIS_RECONNECT_BASE_DELAY_MS must not be greater than REDIS_RECONNECT_MAX_DELAY_MS");
+        let policy = Policy {
+            first: Duration::from_millis(first),
+            most: Duration::from_millis(most),
+            jitter: env.number("REDIS_RECONNECT_JITTER_PCT", 0.1, 0.0..=0.9),
+        };
+        let breaker = Limits {
+            failures: env.number("REDIS_RECONNECT_MAX_FAILURES", 10, 1..=10_000),
+            rest: env.seconds("REDIS_RECONNECT_COOLDOWN_SECS", 60.0, 0.1..=3_600.0),
+        };
+        Self { url, reconnect: Reconnect { policy, breaker } }
+    }
+}
+
 /// A connection to Redis that comes back by itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
     client: redis::Client,
+    reconnect: Reconnect,
     publisher: ConnectionManager,
 }
 
@@ -40,19 +91,19 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// A bus at `url`. Connects when it is first used. Must be called within a runtime.
+    /// A bus. Connects when it is first used. Must be called within a runtime.
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn open(url: &str) -> Result<Self, BusError> {
-        let client = redis::Client::open(url).map_err(BusError::Url)?;
-        let config = ConnectionManagerConfig::new()
+    pub fn open(config: &RedisConfig) -> Result<Self, BusError> {
+        let client = redis::Client::open(config.url.as_str()).map_err(BusError::Url)?;
+        let managed = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(ANSWER_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN))
             .set_number_of_retries(1)
             .set_max_delay(ANSWER_WITHIN);
-        let publisher = client.get_connection_manager_lazy(config).map_err(BusError::Url)?;
-        Ok(Self { client, publisher })
+        let publisher = client.get_connection_manager_lazy(managed).map_err(BusError::Url)?;
+        Ok(Self { client, reconnect: config.reconnect.clone(), publisher })
     }
 
     async fn command(&self, command: &redis::Cmd) -> Result<(), BusError> {
@@ -77,17 +128,18 @@ impl Bus {
         self.command(redis::cmd("SET").arg(key).arg(value).arg("EX").arg(expiry.as_secs())).await
     }
 
-    /// Asks whether Redis is there.
+    /// Asks whether Redis is there: how long it took to answer.
     ///
     /// # Errors
     /// When it is away.
-    pub async fn ping(&self) -> Result<(), BusError> {
-        self.command(&redis::cmd("PING")).await
+    pub async fn ping(&self) -> Result<Duration, BusError> {
+        let begun = Instant::now();
+        self.command(&redis::cmd("PING")).await.map(|()| begun.elapsed())
     }
 
     /// Subscribes to `channels` and `patterns`; comes back by itself for as long as the subscription lives.
     #[must_use]
     pub fn subscribe(&self, channels: &[&str], patterns: &[&str]) -> Subscription {
-        Subscription::start(self.client.clone(), channels, patterns)
+        Subscription::start(self.client.clone(), self.reconnect.clone(), channels, patterns)
     }
 }

@@ -10,6 +10,8 @@ use reqwest::StatusCode;
 use reqwest::header::{CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH};
 
 use super::parse::{ParseError, Slate, parse_scoreboard, parse_summary};
+use crate::breaker::{Breaker, Limits};
+use crate::config::Env;
 
 /// An answer later than this is worth nothing: the next poll is due.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -29,6 +31,47 @@ pub enum EspnError {
     TooLarge { league: League },
     #[error("{league}: {source}")]
     Body { league: League, source: ParseError },
+    #[error("{league}: not asked, after {failures} failures in a row")]
+    Resting { league: League, failures: u32 },
+}
+
+impl EspnError {
+    /// Whether the server, and not the question, is to blame.
+    const fn is_servers_fault(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
+            Self::Away { .. } | Self::TooLarge { .. } | Self::Body { .. } => true,
+            Self::Resting { .. } => false,
+        }
+    }
+}
+
+/// Where ESPN is, and when it is left alone.
+#[derive(Clone, Debug)]
+pub struct EspnConfig {
+    /// `ESPN_BASE_URL`.
+    pub url: String,
+    /// `ESPN_CB_FAILURE_THRESHOLD` and `ESPN_CB_RECOVERY_TIMEOUT_SECS`: of each endpoint of each league.
+    pub breaker: Limits,
+}
+
+impl EspnConfig {
+    /// The server at `url`, with the limits of the contract.
+    #[must_use]
+    pub fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), breaker: Limits { failures: 5, rest: Duration::from_secs(60) } }
+    }
+
+    /// Reads it.
+    pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
+        Self {
+            url: env.url("ESPN_BASE_URL", super::BASE_URL, &["http://", "https://"]),
+            breaker: Limits {
+                failures: env.number("ESPN_CB_FAILURE_THRESHOLD", 5, 1..=1_000),
+                rest: env.seconds("ESPN_CB_RECOVERY_TIMEOUT_SECS", 60.0, 0.1..=3_600.0),
+            },
+        }
+    }
 }
 
 /// A client for all leagues. Cheap to clone.
@@ -37,6 +80,15 @@ pub struct Espn {
     http: reqwest::Client,
     base: Arc<str>,
     last: Arc<Mutex<BTreeMap<League, Last>>>,
+    limits: Limits,
+    breakers: Arc<Mutex<BTreeMap<(League, Endpoint), Breaker>>>,
+}
+
+/// What can be asked of a league.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Endpoint {
+    Scoreboard,
+    Summary,
 }
 
 /// The last answer of a league: repeated while it is fresh, or when the server says that it still holds.
@@ -49,18 +101,51 @@ struct Last {
 }
 
 impl Espn {
-    /// A client of the server at `base`.
+    /// A client.
     ///
     /// # Errors
     /// When no TLS can be set up.
-    pub fn new(base: &str) -> Result<Self, reqwest::Error> {
+    pub fn new(config: &EspnConfig) -> Result<Self, reqwest::Error> {
         crate::install_tls();
         let http = reqwest::Client::builder()
             .timeout(DEADLINE)
             .pool_max_idle_per_host(League::ALL.len())
             .user_agent(concat!("arbees/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').into(), last: Arc::default() })
+        let base = config.url.trim_end_matches('/').into();
+        Ok(Self { http, base, last: Arc::default(), limits: config.breaker, breakers: Arc::default() })
+    }
+
+    fn with_breaker<T>(&self, league: League, endpoint: Endpoint, what: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        what(breakers.entry((league, endpoint)).or_insert_with(|| Breaker::new(self.limits)))
+    }
+
+    /// Asks, unless the endpoint rests, and notes what came of it.
+    async fn guarded<T>(
+        &self,
+        league: League,
+        endpoint: Endpoint,
+        asking: impl Future<Output = Result<T, EspnError>>,
+    ) -> Result<T, EspnError> {
+        if !self.with_breaker(league, endpoint, |b| b.may_try(Instant::now())) {
+            return Err(EspnError::Resting { league, failures: self.limits.failures });
+        }
+        let answer = asking.await;
+        match &answer {
+            Err(error) if error.is_servers_fault() => {
+                if self.with_breaker(league, endpoint, |b| b.failed(Instant::now())) {
+                    let rest_s = self.limits.rest.as_secs_f64();
+                    tracing::warn!(%league, ?endpoint, rest_s, %error, "breaker opened");
+                }
+            }
+            _ => {
+                if self.with_breaker(league, endpoint, Breaker::ok) {
+                    tracing::info!(%league, ?endpoint, "breaker closed");
+                }
+            }
+        }
+        answer
     }
 
     /// The scoreboard of `league` from yesterday to tomorrow. The same `Arc` again means that nothing changed.
@@ -68,6 +153,10 @@ impl Espn {
     /// # Errors
     /// When there is no readable answer.
     pub async fn scoreboard(&self, league: League, now: DateTime<Utc>) -> Result<Arc<Slate>, EspnError> {
+        self.guarded(league, Endpoint::Scoreboard, self.ask_scoreboard(league, now)).await
+    }
+
+    async fn ask_scoreboard(&self, league: League, now: DateTime<Utc>) -> Result<Arc<Slate>, EspnError> {
         let url = format!("{}/{}/scoreboard?{}", self.base, league.espn_path(), query(league, now));
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&league).cloned();
         let last = last.filter(|l| l.url == url);
@@ -99,6 +188,10 @@ impl Espn {
     /// # Errors
     /// When there is no readable answer.
     pub async fn game(&self, id: &GameId) -> Result<Slate, EspnError> {
+        self.guarded(id.league(), Endpoint::Summary, self.ask_summary(id)).await
+    }
+
+    async fn ask_summary(&self, id: &GameId) -> Result<Slate, EspnError> {
         let league = id.league();
         let url = format!("{}/{}/summary?event={}", self.base, league.espn_path(), id.event());
         let answer = self.http.get(&url).send().await.map_err(|e| away(league, e))?;

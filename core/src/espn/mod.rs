@@ -4,7 +4,7 @@ mod client;
 mod parse;
 mod wire;
 
-pub use client::{Espn, EspnError};
+pub use client::{Espn, EspnConfig, EspnError};
 pub use parse::{ParseError, Sighting, Slate, View, parse_scoreboard, parse_summary};
 
 /// Where ESPN serves its scoreboards; `ESPN_BASE_URL` says otherwise.

@@ -1,19 +1,23 @@
 //! The orchestrator's loop. A standby follows the log and listens; who has the key leads: it takes one input and all that is
 //! ready, decides, appends, and only then lets effects go.
 
+mod answers;
+mod effects;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use arbees_core::alerts::Alerter;
-use arbees_core::bus::{Bus, contract, notify};
+use arbees_core::bus::Bus;
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
-use arbees_core::log::{AppendError, Asked, CONTROL, HEARTBEATS, Key, Log, ReadError, SNAPSHOT_EVERY, Verdict};
+use arbees_core::log::{AppendError, Asked, CONTROL, HEARTBEATS, Key, Log, ReadError};
 use arbees_core::retry::{Policy, retry};
+use arbees_core::shutdown::spawn;
 use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
-use arbees_fleet::decide::{Medium, Turn};
+use arbees_fleet::decide::Turn;
 use arbees_fleet::{Effect, Fleet, Input, State};
 use arbees_proto::envelope::HEADER_TYPE;
 use arbees_proto::{Payload, Sealed, ServiceKind, v1};
@@ -26,7 +30,7 @@ use crate::beat::{self, Heart, Pulse};
 use crate::config::Config;
 use crate::discovery;
 use crate::inbox::{self, Mail};
-use crate::operator::{self, Answer, Request};
+use crate::operator::Answer;
 use crate::outbox::{Errand, Outbox};
 use crate::tenure::Tenure;
 
@@ -137,11 +141,6 @@ pub async fn run(
         tracing::warn!("some tasks did not end in time");
     }
     result
-}
-
-fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
-    let stop = stop.clone();
-    tasks.spawn(async move { stop.run_until_cancelled(work).await });
 }
 
 /// The fold of the log as it is now; none when asked to stop before.
@@ -305,27 +304,6 @@ impl Desk<'_> {
         })
     }
 
-    /// Tells again what the leader before may have died too early to tell.
-    async fn repeat_notifications(&mut self, from: u64, to: u64) -> Result<(), ReadError> {
-        let mut reader = self.log.read(CONTROL, Vec::new(), from, to).await?;
-        while let Some(stored) = reader.next().await? {
-            if let Ok(event) = stored.event() {
-                self.notify(&event);
-            }
-        }
-        tracing::info!(from, to, "notifications of the leader before repeated");
-        Ok(())
-    }
-
-    fn notify(&self, event: &v1::Event) {
-        if self.fleet.state().shadow {
-            return;
-        }
-        if let Some((channel, payload)) = notify::notification(event) {
-            self.outbox.put(Errand::Say { channel: channel.to_owned(), payload });
-        }
-    }
-
     /// Leads for as long as the key is held.
     async fn lead(
         &mut self,
@@ -413,51 +391,6 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Decides about an operator's request.
-    fn operate(&mut self, asked: Asked) {
-        let answer = match operator::read(&asked, self.config.operator_token.as_deref()) {
-            Err(error) => Answer::refused(error),
-            Ok(Request::Alert { operator, about }) => {
-                let (log, me, open) = (self.log.clone(), self.me.clone(), self.open.borrow().clone());
-                drop(self.tasks.spawn(async move {
-                    let answer = operator::about_alert(&log, &me, &open, operator, about).await;
-                    log.answer(&asked, serde_json::to_vec(&answer).unwrap_or_default()).await;
-                }));
-                return;
-            }
-            Ok(Request::Fleet(ask)) => match self.fleet.operate(now(), &ask) {
-                Err(refused) => Answer::refused(refused.to_string()),
-                Ok(plan) => {
-                    tracing::info!(verb = ask.verb.name(), operator = ask.operator, dry_run = ask.dry_run, "asked for");
-                    Answer { plan: Some(plan), error: None, applied: !ask.dry_run }
-                }
-            },
-        };
-        self.answers.push((asked, answer));
-    }
-
-    /// Answers operators, whose requests are decided and stored.
-    fn answer_operators(&mut self) {
-        for (asked, answer) in std::mem::take(&mut self.answers) {
-            let log = self.log.clone();
-            drop(self.tasks.spawn(async move {
-                log.answer(&asked, serde_json::to_vec(&answer).unwrap_or_default()).await;
-            }));
-        }
-    }
-
-    /// Answers those who asked what there is, out of what is in the log.
-    fn answer(&mut self) {
-        for monitor_type in std::mem::take(&mut self.asked) {
-            let owned = self.fleet.owned().filter_map(|(_, g)| Some((g, g.owner.as_ref()?)));
-            let all: Vec<_> = owned.map(|(g, o)| contract::assignment(&g.info, o.shard.as_str(), o.since_us)).collect();
-            self.outbox.put(Errand::Say {
-                channel: contract::state_response_channel(&monitor_type),
-                payload: contract::state_response(&monitor_type, &all),
-            });
-        }
-    }
-
     /// Appends what the turn decided; only then, and only while the key is held, do its effects go out.
     async fn finish(&mut self, tenure: &mut Tenure, stop: &CancellationToken) -> Option<Ended> {
         let Turn { events, effects } = self.fleet.end_turn();
@@ -533,55 +466,5 @@ impl Desk<'_> {
             Ok(Outcome::Deposed) => Some(Ended::Deposed),
             Err(AppendError::Canceled | AppendError::Empty) => Some(Ended::Stopped),
         }
-    }
-
-    /// Does what a decision led to. What the log is asked does not wait for Redis.
-    fn send(&self, effect: Effect) {
-        let (log, sender) = (self.log.clone(), self.sender.clone());
-        match effect {
-            Effect::Probe { key } => drop(self.tasks.spawn(async move {
-                let answer = log.probe(&key).await;
-                // A closed inbox means that we are stopping.
-                let _ = sender.send(Mail::Input(Input::Probed { key, answer })).await;
-            })),
-            Effect::Judge { key, heartbeat } => {
-                let (me, term) = (self.me.clone(), self.fleet.state().head.term);
-                drop(self.tasks.spawn(async move {
-                    let input = match log.judge(&key, heartbeat, &me, term).await {
-                        Verdict::Fenced { fence } => Input::Fenced { key, heartbeat, fence },
-                        Verdict::Alive(stored) => match stored.event() {
-                            Ok(event) => Input::Beat(Box::new(event), Medium::Log { sequence: stored.sequence }),
-                            Err(_) => return,
-                        },
-                        Verdict::Unknown => return,
-                    };
-                    let _ = sender.send(Mail::Input(input)).await;
-                }));
-            }
-            Effect::Alert(alert) => {
-                let alerter = self.alerter.clone();
-                drop(self.tasks.spawn(async move { alerter.append(alert).await }));
-            }
-            Effect::Resolve(over) => {
-                let alerter = self.alerter.clone();
-                drop(self.tasks.spawn(async move { alerter.resolve(over).await }));
-            }
-            other => self.outbox.put(Errand::Effect(other)),
-        }
-    }
-
-    fn snapshot_if_due(&mut self) {
-        let sequence = self.fleet.state().head.sequence;
-        if sequence.saturating_sub(self.snapshot_at) < SNAPSHOT_EVERY {
-            return;
-        }
-        self.snapshot_at = sequence;
-        let (log, state) = (self.log.clone(), self.fleet.state().clone());
-        self.tasks.spawn(async move {
-            match log.save_snapshot(&state).await {
-                Ok(()) => tracing::info!(sequence, "snapshot kept"),
-                Err(error) => tracing::warn!(sequence, %error, "snapshot not kept"),
-            }
-        });
     }
 }
