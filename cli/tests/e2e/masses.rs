@@ -300,7 +300,7 @@ async fn when_a_leagues_data_fail_for_all_nothing_moves_and_people_are_told_once
     plane.feed.set_fault("football/nfl", Fault::None);
     plane.until("all to be well again", |s| is(ill(s), 0)).await;
     assert_eq!(moves(&plane).await.len(), 0);
-    plane.stop(&["poll failed", "external_dependency", "discovery", "scoreboard"]).await;
+    plane.stop(&["poll failed", "breaker opened", "external_dependency", "discovery", "scoreboard"]).await;
 }
 
 #[tokio::test]
