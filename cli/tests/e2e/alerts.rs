@@ -272,7 +272,7 @@ async fn a_new_leader_tells_what_the_old_one_did_not_get_through() {
     receiver.set_mood(Mood::Well);
     let told = || async { is(receiver.received("/slack").len(), refused + 1) };
     wait::until("Slack to have it", PATIENCE, told).await.unwrap();
-    // A reminder, or the same again, would come by then.
+    // That nothing more comes is what is tested: the same again would come within the desk's second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!((of(&file(&plane), "shard_lost", "raised"), receiver.received("/slack").len()), (1, refused + 1));
     plane.stop(&["ALERT", "shard_lost", "alert not delivered", "tail", "nats"]).await;
@@ -297,6 +297,7 @@ async fn that_the_log_is_away_is_told_at_once_and_written_when_it_is_back() {
     wait::until("the end to be told", PATIENCE, over).await.unwrap();
     let written = || async { is(raised(&plane, "log_unavailable").await, 1) };
     wait::until("it to be in the log", PATIENCE, written).await.unwrap();
+    // That nothing comes is what is tested: the desk looks four times a second, and groups for one.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         of(&bodies(&receiver, "/hook"), "log_unavailable", "raised"),

@@ -255,6 +255,7 @@ async fn when_two_of_three_freeze_games_trickle_and_all_is_back_by_itself() {
         plane.programs.process(name).unwrap().signal(Signal::SIGSTOP);
     }
     plane.until("the brake", |s| is(s.brake_since_us.is_some(), true)).await;
+    // The rate is what is tested: one game a second, counted over this time.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let trickled = moves(&plane).await.len();
     for name in ["shard_01", "shard_02"] {
@@ -284,6 +285,7 @@ async fn a_younger_process_with_the_same_name_wins_and_the_older_one_ends_with_4
     let alert: serde_json::Value = serde_json::from_slice(&alert.payload).unwrap();
     assert_eq!(alert["alert_type"], "duplicate_instance");
     plane.until("the restart to be known", |s| is(s.services.values().map(|s| s.restarts).max(), Some(1))).await;
+    // That nothing moves is what is tested: what would, would when a lease and its margin are over.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!((plane.count("GameAssigned").await, moves(&plane).await.len()), (10, 0));
     let (old, new) = (told_by(&plane, "shard_01").await, plane.state().await);

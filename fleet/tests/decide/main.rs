@@ -3,5 +3,6 @@
 mod health;
 mod operators;
 mod plane;
+mod repair;
 mod rules;
 mod stories;
