@@ -48,12 +48,23 @@ pub enum Last {
     Fence {
         sequence: u64,
     },
-    /// A beat of another process; `stopping`: its last.
+    /// A beat of another process; `stopping`: its last; `fence`: the one after which it waited to be readmitted, or 0.
     Other {
         sequence: u64,
         process: String,
         stopping: bool,
+        fence: u64,
     },
+}
+
+impl Last {
+    /// The last sequence of the subject, 0 for none.
+    const fn sequence(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Own { sequence, .. } | Self::Fence { sequence } | Self::Other { sequence, .. } => *sequence,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +180,8 @@ impl Lease {
 
     /// The subject's last message was read; the reading was asked for at `asked_us`.
     pub fn looked(&mut self, asked_us: i64, now_us: i64, last: Last) {
+        // A stream that was made anew counts from the beginning: what is heard by its numbers is after the fence all the same.
+        self.fence = self.fence.map(|fence| fence.min(last.sequence()));
         match last {
             Last::Nothing => self.adopt(0),
             Last::Own { sequence, number } => {
@@ -189,8 +202,10 @@ impl Lease {
                 self.held_until_us = i64::MIN;
             }
             Last::Other { process, .. } if self.claimed => self.superseded = Some(process),
-            Last::Other { sequence, stopping, .. } => {
+            Last::Other { sequence, stopping, fence, .. } => {
                 self.adopt(sequence);
+                // What the leader decided on the strength of that fence may not be in the log yet: its wait is inherited.
+                self.fence = (fence != 0).then_some(fence.min(sequence));
                 if !stopping {
                     self.quiet_until_us = now_us.max(asked_us) + self.ttl_us;
                 }
@@ -224,10 +239,10 @@ impl Lease {
         }
     }
 
-    /// The fence after which this process waits to be readmitted.
+    /// The fence after which this process waits to be readmitted, at least 1; 0: it does not wait.
     #[must_use]
-    pub const fn fence(&self) -> Option<u64> {
-        self.fence
+    pub fn fence_sequence(&self) -> u64 {
+        self.fence.map_or(0, |fence| fence.max(1))
     }
 
     /// The tail stood at the stream's end at `at_us`.
@@ -309,6 +324,46 @@ mod tests {
         lease
     }
 
+    /// A beat of a process that goes on.
+    fn other(sequence: u64, process: &str, fence: u64) -> Last {
+        Last::Other { sequence, process: process.to_owned(), stopping: false, fence }
+    }
+
+    /// The fenced process crashed before it was readmitted: what was decided on the strength of its fence is still to come.
+    #[test]
+    fn who_follows_a_process_that_waited_to_be_readmitted_waits_in_its_place() {
+        let mut young = Lease::new(TTL, 1_000 * MS);
+        young.looked(0, 0, other(21, "old", 20));
+        young.step(0);
+        young.acked(1, 22);
+        let later = 2_500 * MS;
+        young.step(later);
+        young.acked(2, 23);
+        young.tail_at_end(later);
+        assert!(!young.may_act(later) && young.fence_sequence() == 20);
+        young.readmitted(22);
+        assert!(young.may_act(later) && young.fence_sequence() == 0);
+    }
+
+    #[test]
+    fn a_fence_of_a_stream_that_was_made_anew_is_not_waited_for_by_its_old_number() {
+        let mut lease = held();
+        lease.step(1_000 * MS);
+        lease.refused(2);
+        lease.looked(1_000 * MS, 1_000 * MS, Last::Fence { sequence: 5_000 });
+        lease.rejoined(1_000 * MS);
+        lease.step(1_000 * MS);
+        lease.refused(3);
+        lease.looked(1_100 * MS, 1_100 * MS, Last::Nothing);
+        assert_eq!(lease.fence_sequence(), 1, "it waits on, by the new numbers");
+        lease.step(1_100 * MS);
+        lease.acked(4, 1);
+        lease.tail_at_end(1_200 * MS);
+        assert!(!lease.may_act(1_200 * MS));
+        lease.readmitted(1);
+        assert!(lease.may_act(1_200 * MS));
+    }
+
     #[test]
     fn it_counts_from_the_first_sending_and_not_from_the_acknowledgement() {
         let mut lease = held();
@@ -369,7 +424,7 @@ mod tests {
     fn the_younger_process_wins_and_waits_out_the_older_ones_lease() {
         let mut old = held();
         let mut young = Lease::new(TTL, 1_000 * MS);
-        young.looked(50 * MS, 51 * MS, Last::Other { sequence: 10, process: "old".into(), stopping: false });
+        young.looked(50 * MS, 51 * MS, other(10, "old", 0));
         assert_eq!(young.step(51 * MS), Step::Send { number: 1, expected: 10, again: false });
         young.acked(1, 11);
         young.tail_at_end(2_000 * MS);
@@ -379,7 +434,7 @@ mod tests {
         assert!(young.may_act(2_051 * MS));
         old.step(1_000 * MS);
         old.refused(2);
-        old.looked(1_001 * MS, 1_002 * MS, Last::Other { sequence: 12, process: "young".into(), stopping: false });
+        old.looked(1_001 * MS, 1_002 * MS, other(12, "young", 0));
         assert_eq!(old.step(1_002 * MS), Step::Superseded { by: "young".into() });
         assert!(!old.may_act(1_002 * MS));
     }
@@ -387,7 +442,7 @@ mod tests {
     #[test]
     fn after_a_goodbye_nobody_is_waited_for() {
         let mut lease = Lease::new(TTL, 1_000 * MS);
-        lease.looked(0, 0, Last::Other { sequence: 4, process: "old".into(), stopping: true });
+        lease.looked(0, 0, Last::Other { sequence: 4, process: "old".into(), stopping: true, fence: 0 });
         lease.step(0);
         lease.acked(1, 5);
         lease.tail_at_end(0);

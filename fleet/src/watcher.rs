@@ -92,7 +92,7 @@ impl Watcher {
             rejected: rejected.map(|(id, held)| entry((id, &held.epoch))).collect(),
             games: watched.iter().map(entry).collect(),
             last_applied: self.set.last_applied(),
-            fence_sequence: self.lease.fence().unwrap_or(0),
+            fence_sequence: self.lease.fence_sequence(),
             ..about
         }
     }

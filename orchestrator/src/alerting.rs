@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use arbees_core::alerts::channel::Channel;
-use arbees_core::alerts::delivery::{Delivery, Record, record};
-use arbees_core::alerts::{self, AlertConfig, Alerter, Desk, Severity, incident_of};
+use arbees_core::alerts::delivery::Delivery;
+use arbees_core::alerts::{AlertConfig, Alerter, Desk, Severity, incident_of};
 use arbees_core::bus::Bus;
 use arbees_core::log::{ALERTS, Log};
-use arbees_core::shutdown::spawn;
 use arbees_core::time::{now_us, steady_us};
 use arbees_proto::{Payload, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,8 +19,6 @@ use crate::beat::Pulse;
 
 /// How often it looks whether something is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Messages whose fate waits to be written down.
-const RECORDS: usize = 1_000;
 /// The log, or Redis, is away when it has not answered for this long: longer than an election of three servers takes to be
 /// noticed, shorter than anybody waits for.
 const AWAY_AFTER_US: i64 = 3_000_000;
@@ -37,14 +34,14 @@ const REDIS_KIND: &str = "redis_connectivity";
 pub struct Alerting {
     pub log: Log,
     pub bus: Bus,
-    pub producer: v1::Producer,
     pub config: AlertConfig,
     pub pulse: watch::Receiver<Pulse>,
     /// Whether the log is there.
     pub log_ok: watch::Receiver<bool>,
     pub alerter: Alerter,
     /// The incidents that last.
-    pub open: watch::Sender<BTreeSet<String>>,
+    /// As ALERTS has them; none before it was read to its end.
+    pub open: watch::Sender<Option<BTreeSet<String>>>,
 }
 
 /// Follows and tells until canceled.
@@ -64,24 +61,11 @@ pub async fn run(alerting: Alerting, tasks: TaskTracker, stop: CancellationToken
         tracing::info!(channels = names.join(" "), "alerts are sent");
     }
     let names: BTreeSet<String> = channels.iter().map(|c| c.name().to_owned()).collect();
-    let (records, to_record) = mpsc::channel(RECORDS);
-    let recording = record(alerting.log.clone(), alerting.producer.clone(), to_record);
-    spawn(&tasks, &stop, recording);
-    let delivery = Delivery::start(channels, &records, &tasks, &stop);
+    let delivery = Delivery::start(channels, &alerting.alerter, &tasks, &stop);
     let desk = Desk::new(alerting.config.rules);
-    Voice {
-        alerting,
-        desk,
-        delivery,
-        records,
-        names,
-        leads: false,
-        led: false,
-        log_away_us: None,
-        redis: Redis::default(),
-    }
-    .follow()
-    .await;
+    Voice { alerting, desk, delivery, names, leads: false, led: false, log_away_us: None, redis: Redis::default() }
+        .follow()
+        .await;
 }
 
 #[derive(Default)]
@@ -94,7 +78,6 @@ struct Voice {
     alerting: Alerting,
     desk: Desk,
     delivery: Delivery,
-    records: mpsc::Sender<Record>,
     names: BTreeSet<String>,
     leads: bool,
     /// Whether it was the last that led, as far as it knows: who then speaks of a log that is away.
@@ -121,14 +104,20 @@ impl Voice {
                                 self.desk.apply(&event);
                             }
                         }
-                        self.publish_open();
+                        if is_current {
+                            self.publish_open();
+                        }
                     }
                     // All that was told before is known.
-                    Some(Err(_)) => is_current = true,
+                    Some(Err(_)) => {
+                        is_current = true;
+                        self.publish_open();
+                    }
                     None if tail.is_lost() => {
                         self.desk = Desk::new(self.alerting.config.rules);
                         tail = self.alerting.log.tail(ALERTS, Vec::new(), 1);
                         is_current = false;
+                        self.alerting.open.send_replace(None);
                     }
                     None => return,
                 },
@@ -142,7 +131,7 @@ impl Voice {
     }
 
     fn publish_open(&self) {
-        let open = self.desk.open();
+        let open = Some(self.desk.open());
         self.alerting.open.send_if_modified(|was| {
             let is_new = *was != open;
             *was = open;
@@ -151,6 +140,7 @@ impl Voice {
     }
 
     async fn look(&mut self) {
+        self.alerting.alerter.know(&self.desk.open());
         let pulse = self.alerting.pulse.borrow().clone();
         if pulse.leads && !self.leads {
             for notice in self.desk.left_over(now_us(), &self.names) {
@@ -172,16 +162,10 @@ impl Voice {
             self.delivery.send(notice);
         }
         for held in suppressed {
-            self.write(alerts::event(&self.alerting.producer, Payload::AlertSuppressed(held)));
+            self.alerting.alerter.say(Payload::AlertSuppressed(held));
         }
         if !notices.is_empty() {
             self.publish_open();
-        }
-    }
-
-    fn write(&self, event: v1::Event) {
-        if self.records.try_send(Record::Event(Box::new(event))).is_err() {
-            tracing::warn!(RECORDS, "too much waits to be written into ALERTS, dropped");
         }
     }
 
@@ -193,14 +177,14 @@ impl Voice {
             self.log_away_us = None;
             if is_open && self.leads {
                 let over = v1::AlertResolved { kind: LOG_KIND.to_owned(), incident: LOG_KIND.to_owned() };
-                self.say(&Payload::AlertResolved(over));
+                self.say(Payload::AlertResolved(over));
             }
             return;
         }
         let since = *self.log_away_us.get_or_insert(now);
         if self.led && !is_open && now - since >= AWAY_AFTER_US {
             let summary = "the log does not answer: nothing is decided, shards hold their leases".to_owned();
-            self.say(&Payload::AlertRaised(v1::AlertRaised {
+            self.say(Payload::AlertRaised(v1::AlertRaised {
                 kind: LOG_KIND.to_owned(),
                 incident: incident_of(LOG_KIND, ""),
                 severity: Severity::Critical.as_str().to_owned(),
@@ -210,10 +194,9 @@ impl Voice {
     }
 
     /// Takes an event in before the log has it.
-    fn say(&mut self, payload: &Payload) {
-        let event = alerts::event(&self.alerting.producer, payload.clone());
+    fn say(&mut self, payload: Payload) {
+        let event = self.alerting.alerter.say(payload);
         self.desk.apply(&event);
-        self.write(event);
     }
 
     async fn watch_redis(&mut self) {
@@ -225,13 +208,13 @@ impl Voice {
         match self.alerting.bus.ping().await {
             Ok(_) => {
                 self.redis.away_since_us = None;
-                self.alerting.alerter.settle(REDIS_KIND, "").await;
+                self.alerting.alerter.settle(REDIS_KIND, "");
             }
             Err(error) => {
                 let since = *self.redis.away_since_us.get_or_insert(now);
                 if steady_us() - since >= REDIS_AWAY_AFTER_US {
                     let summary = format!("{error}: services that know only Redis hear nothing");
-                    self.alerting.alerter.raise(REDIS_KIND, "", Severity::Critical, summary).await;
+                    self.alerting.alerter.raise(REDIS_KIND, "", Severity::Critical, summary);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: m
         });
         for (league, answer) in futures::future::join_all(asked).await {
             note(&mut failures, league, &answer);
-            tell(&alerter, &failures, league, &answer).await;
+            tell(&alerter, &failures, league, &answer);
             let Ok(slate) = answer else { continue };
             let games = slate.games.iter().map(|g| g.report.clone()).collect();
             let mail = Mail::Input(Input::Slate { games, schedule: is_schedule_due });
@@ -71,18 +71,13 @@ fn note(failures: &mut BTreeMap<League, u32>, league: League, answer: &Result<Ar
 }
 
 /// People are told when a league's slates fail for longer than a hiccup, and when they are back.
-async fn tell(
-    alerter: &Alerter,
-    failures: &BTreeMap<League, u32>,
-    league: League,
-    answer: &Result<Arc<Slate>, EspnError>,
-) {
+fn tell(alerter: &Alerter, failures: &BTreeMap<League, u32>, league: League, answer: &Result<Arc<Slate>, EspnError>) {
     let count = failures.get(&league).copied().unwrap_or(0);
     match answer {
-        Ok(_) => alerter.settle("discovery_failing", league.as_str()).await,
+        Ok(_) => alerter.settle("discovery_failing", league.as_str()),
         Err(error) if count > HICCUP_CYCLES => {
             let summary = format!("no scoreboard of {league} in {count} tries: {error}");
-            alerter.raise("discovery_failing", league.as_str(), Severity::Warning, summary).await;
+            alerter.raise("discovery_failing", league.as_str(), Severity::Warning, summary);
         }
         Err(_) => {}
     }

@@ -8,7 +8,6 @@ use arbees_core::health::Health;
 use arbees_core::log::{CONTROL, Log};
 use arbees_proto::v1;
 use sqlx::{PgPool, Row as _};
-use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 /// Events behind the end of CONTROL, for so long, that people should know of: a busy day has a few a second.
@@ -25,15 +24,19 @@ pub async fn run(log: Log, pool: PgPool, health: Health, settings: DbHealth, pro
         tracing::info!("DB_HEALTH_CHECK_ENABLED is false: the database is not watched");
         return;
     }
-    let (_open, open) = watch::channel(open_of(&log, &KINDS).await);
-    let alerter = Alerter::new(log.clone(), None, producer, open);
+    // Nobody else raises these kinds: what lasts is read once.
+    let (alerter, writing) = Alerter::new(log.clone(), None, producer);
+    alerter.know(&open_of(&log, &KINDS).await);
     let mut monitor = Monitor { log, pool, health, settings, alerter, failures: 0, behind_since: None, letters: None };
     let mut ticks = tokio::time::interval(monitor.settings.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        monitor.look().await;
-    }
+    let looking = async {
+        loop {
+            ticks.tick().await;
+            monitor.look().await;
+        }
+    };
+    tokio::join!(writing, looking);
 }
 
 struct Monitor {
@@ -66,7 +69,7 @@ impl Monitor {
         self.health.failed("database", why.clone());
         if self.failures >= self.settings.alert_threshold {
             let summary = format!("the database failed {} checks in a row: {why}; tables fall behind", self.failures);
-            self.alerter.raise("database_connectivity", "", Severity::Critical, summary).await;
+            self.alerter.raise("database_connectivity", "", Severity::Critical, summary);
         }
     }
 
@@ -75,22 +78,22 @@ impl Monitor {
             tracing::info!("the database answers again");
         }
         self.health.ok("database");
-        self.alerter.settle("database_connectivity", "").await;
+        self.alerter.settle("database_connectivity", "");
         let end = self.log.bounds(CONTROL).await.map_or(at, |(_, end)| end);
         let behind = end.saturating_sub(at);
         if behind < LAG_EVENTS {
             self.behind_since = None;
-            self.alerter.settle("projector_lagging", "").await;
+            self.alerter.settle("projector_lagging", "");
         } else if self.behind_since.get_or_insert_with(Instant::now).elapsed() >= LAG_FOR {
             let summary = format!("the tables are {behind} events behind the log");
-            self.alerter.raise("projector_lagging", "", Severity::Warning, summary).await;
+            self.alerter.raise("projector_lagging", "", Severity::Warning, summary);
         }
         let before = self.letters.replace(letters).unwrap_or(letters);
         if letters > before {
             let summary = format!("{} messages of the log are no valid events and were put aside", letters - before);
-            self.alerter.raise("dead_letter", "", Severity::Warning, summary).await;
+            self.alerter.raise("dead_letter", "", Severity::Warning, summary);
         } else {
-            self.alerter.settle("dead_letter", "").await;
+            self.alerter.settle("dead_letter", "");
         }
     }
 }

@@ -75,6 +75,12 @@ impl EventId {
         Self(id)
     }
 
+    /// When it was made, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn millis(&self) -> i64 {
+        self.0[..6].iter().fold(0, |millis, byte| (millis << 8) | i64::from(*byte))
+    }
+
     /// The id in `bytes`, if there are 16.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {

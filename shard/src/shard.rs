@@ -139,6 +139,9 @@ impl Shard {
     async fn watch(&mut self, mut tail: Tail, mut from: Sources, stop: &CancellationToken) -> Result<(), Exit> {
         let mut stopping_since_us = None;
         loop {
+            if tail.is_lost() {
+                self.watcher.lease.read_anew();
+            }
             let wait_us = self.follow_lease()?;
             if let Some(since_us) = stopping_since_us
                 && self.is_handed_over(since_us)
@@ -152,7 +155,7 @@ impl Shard {
                 }
                 heard = tail.next_or_end(), if !tail.is_lost() => match heard {
                     Some(heard) => self.follow(heard, &mut tail),
-                    None if tail.is_lost() => self.watcher.lease.read_anew(),
+                    None if tail.is_lost() => {}
                     None => return Ok(()),
                 },
                 Some(answer) = from.polled.recv() => self.see(answer),

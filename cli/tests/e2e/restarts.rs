@@ -86,6 +86,48 @@ async fn a_restarted_orchestrator_decides_nothing_anew() {
     plane.stop(&[]).await;
 }
 
+/// The log's server is put back to an older copy of its data: leader, standby and shards knew more than is there now.
+#[tokio::test]
+async fn over_a_restored_log_all_go_on_in_a_new_generation() {
+    let mut plane = Plane::new("restored", Sim::all_live(60.0, 10, 24 * 60)).await;
+    plane.orchestrator().await;
+    let second = plane.with(&[("INSTANCE_ID", "orchestrator_02")]);
+    plane.programs.start("orchestrator_02", "arbees-orchestrator", &second).await.unwrap();
+    for n in 1..=2 {
+        plane.shard(&format!("shard_{n:02}")).await;
+    }
+    let (before, _) = plane.until("10 games confirmed", |s| is(confirmed(s), 10)).await;
+    plane.nats.stop().await.unwrap();
+    let data = plane.scratch.path().join("nats/data");
+    let copy = plane.scratch.path().join("copy");
+    assert!(std::process::Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
+    plane.nats.start_again().await.unwrap();
+    plane.shard("shard_03").await;
+    let known = before.head.sequence;
+    plane.until("more to be written", |s| if s.head.sequence > known { Ok(()) } else { Err("nothing".into()) }).await;
+    plane.nats.stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    plane.nats.start_again().await.unwrap();
+    let is_new = |s: &arbees_fleet::State| is((s.head.generation, s.services.len(), confirmed(s)), (2, 3, 10));
+    let (state, took) = plane.until("all to go on in a new generation", is_new).await;
+    println!("a log {known} events long after {} was known: all went on after {took:.1?}", state.head.sequence);
+    // Whichever led: the standby must have learned it, too.
+    let leader = ["orchestrator", "orchestrator_02"];
+    for name in leader {
+        plane.programs.process(name).unwrap().kill().await;
+    }
+    plane.orchestrator().await;
+    plane.until("a leader that knew nothing", |s| is((s.head.generation, confirmed(s)), (2, 10))).await;
+    let acting = || async {
+        let beats = [plane.last_beat("shard_01").await, plane.last_beat("shard_02").await];
+        let held: usize = beats.iter().flatten().map(|b| b.games.len()).sum();
+        is(held, 10)
+    };
+    wait::until("the shards to hold them", PATIENCE, acting).await.unwrap();
+    plane.stop(&["lost its tail", "tail", "nats", "folding", "not acting", "ALERT", "redis", "leading"]).await;
+}
+
 #[tokio::test]
 async fn a_shard_cut_off_from_the_log_misses_nothing() {
     // The games are on no slate for the first 8 s: by then the shard is known and cut off.

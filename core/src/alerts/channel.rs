@@ -35,23 +35,39 @@ pub enum SendError {
 /// One way to people. Its secrets are in no text of it.
 #[derive(Clone)]
 pub struct Channel {
-    name: &'static str,
+    name: String,
     way: Way,
 }
 
 #[derive(Clone)]
 enum Way {
-    Slack { http: reqwest::Client, url: String },
-    Webhook { http: reqwest::Client, url: String, secret: Option<String> },
-    PagerDuty { http: reqwest::Client, url: String, key: String },
-    Sms { http: reqwest::Client, sms: Sms },
+    Slack {
+        http: reqwest::Client,
+        url: String,
+    },
+    Webhook {
+        http: reqwest::Client,
+        url: String,
+        secret: Option<String>,
+    },
+    PagerDuty {
+        http: reqwest::Client,
+        url: String,
+        key: String,
+    },
+    /// To one number: a refused one must not keep the others from being told, nor have them told again.
+    Sms {
+        http: reqwest::Client,
+        sms: Sms,
+        to: String,
+    },
     Redis(Bus),
     File(PathBuf),
 }
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
+        f.write_str(&self.name)
     }
 }
 
@@ -64,8 +80,9 @@ impl Channel {
         crate::install_tls();
         // A redirect could carry a secret elsewhere.
         let http = reqwest::Client::builder().timeout(DEADLINE).redirect(reqwest::redirect::Policy::none()).build()?;
-        let mut all = vec![Self { name: "file", way: Way::File(config.file.clone()) }];
-        let mut add = |name, way| all.push(Self { name, way });
+        let mut all = Vec::new();
+        let mut add = |name: &str, way| all.push(Self { name: name.to_owned(), way });
+        add("file", Way::File(config.file.clone()));
         if let Some(bus) = bus {
             add("redis", Way::Redis(bus.clone()));
         }
@@ -78,16 +95,20 @@ impl Channel {
         if let Some((key, url)) = config.pagerduty.clone() {
             add("pagerduty", Way::PagerDuty { http: http.clone(), url, key });
         }
-        if let Some(sms) = config.sms.clone() {
-            add("sms", Way::Sms { http, sms });
+        if let Some(sms) = &config.sms {
+            for (n, to) in sms.to.iter().enumerate() {
+                // Numbers are nobody's business but the provider's.
+                let name = if n == 0 { "sms".to_owned() } else { format!("sms-{}", n + 1) };
+                add(&name, Way::Sms { http: http.clone(), sms: sms.clone(), to: to.clone() });
+            }
         }
         Ok(all)
     }
 
     /// Its name.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether this channel takes such a message at all: nobody is sent a short message for a warning or for an end.
@@ -145,15 +166,11 @@ impl Channel {
                 }
                 Ok(last)
             }
-            Way::Sms { http, sms } => {
+            Way::Sms { http, sms, to } => {
                 let url = format!("{}/2010-04-01/Accounts/{}/Messages.json", sms.url, sms.account);
                 let body: String = notice.text().chars().take(SMS_LENGTH).collect();
-                let mut last = String::new();
-                for to in &sms.to {
-                    let form = [("From", sms.from.as_str()), ("To", to.as_str()), ("Body", body.as_str())];
-                    last = post(http.post(&url).basic_auth(&sms.account, Some(&sms.token)).form(&form)).await?;
-                }
-                Ok(last)
+                let form = [("From", sms.from.as_str()), ("To", to.as_str()), ("Body", body.as_str())];
+                post(http.post(&url).basic_auth(&sms.account, Some(&sms.token)).form(&form)).await
             }
         }
     }

@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::channel::{Channel, SendError};
-use super::{Notice, append, event};
-use crate::log::Log;
+use super::{Alerter, Notice};
 use crate::retry::Policy;
 use crate::shutdown::spawn;
 use crate::time::micros;
@@ -28,37 +27,25 @@ pub struct Delivery {
     channels: Vec<(Channel, mpsc::Sender<(Notice, Instant)>)>,
 }
 
-/// What is to be written into ALERTS.
-#[derive(Debug)]
-pub enum Record {
-    Told(Told),
-    Event(Box<v1::Event>),
-}
-
 /// What became of a message on one channel.
 #[derive(Debug)]
-pub struct Told {
-    pub notice: Notice,
-    pub channel: &'static str,
-    pub attempts: u32,
-    pub latency: Duration,
+struct Told {
+    notice: Notice,
+    channel: String,
+    attempts: u32,
+    latency: Duration,
     /// Why it was given up, if it was.
-    pub error: Option<String>,
+    error: Option<String>,
 }
 
 impl Delivery {
-    /// Starts a task for each of `channels`; what became of each message goes to `told`.
+    /// Starts a task for each of `channels`; what became of each message is written by `alerter`.
     #[must_use]
-    pub fn start(
-        channels: Vec<Channel>,
-        told: &mpsc::Sender<Record>,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> Self {
+    pub fn start(channels: Vec<Channel>, alerter: &Alerter, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let start = |channel: Channel| {
             let (sender, queue) = mpsc::channel(CAPACITY);
-            let (told, mine) = (told.clone(), channel.clone());
-            spawn(tasks, stop, work(mine, queue, told));
+            let (alerter, mine) = (alerter.clone(), channel.clone());
+            spawn(tasks, stop, work(mine, queue, alerter));
             (channel, sender)
         };
         Self { channels: channels.into_iter().map(start).collect() }
@@ -78,7 +65,7 @@ impl Delivery {
 }
 
 /// Sends one message after the other, so that a channel never hears of an end before the beginning.
-async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, told: mpsc::Sender<Record>) {
+async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, alerter: Alerter) {
     let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1 };
     let mut failures = 0;
     while let Some((notice, due)) = queue.recv().await {
@@ -111,10 +98,8 @@ async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, to
             tracing::error!(channel = channel.name(), notice = notice.id, why, "alert given up on this channel");
         }
         let latency = due.elapsed();
-        let result = Told { notice, channel: channel.name(), attempts, latency, error };
-        if told.send(Record::Told(result)).await.is_err() {
-            return;
-        }
+        let told = Told { notice, channel: channel.name().to_owned(), attempts, latency, error };
+        alerter.say(told.payload());
     }
 }
 
@@ -122,7 +107,7 @@ impl Told {
     /// As an event of ALERTS.
     fn payload(self) -> Payload {
         let incidents: Vec<String> = self.notice.incidents.iter().map(|i| i.incident.clone()).collect();
-        let (kind, notice, channel) = (self.notice.kind, self.notice.id, self.channel.to_owned());
+        let (kind, notice, channel) = (self.notice.kind, self.notice.id, self.channel);
         let (attempts, what) = (self.attempts, self.notice.what.as_str().to_owned());
         match self.error {
             None => {
@@ -146,23 +131,6 @@ impl Told {
                 attempts,
                 what,
             }),
-        }
-    }
-}
-
-/// Writes `records` into ALERTS in their order, until nobody sends any more. What cannot be written now is written when the log
-/// is back; how much may wait is the channel's bound.
-pub async fn record(log: Log, producer: v1::Producer, mut records: mpsc::Receiver<Record>) {
-    let policy = Policy::patient();
-    while let Some(record) = records.recv().await {
-        let event = match record {
-            Record::Told(told) => event(&producer, told.payload()),
-            Record::Event(event) => *event,
-        };
-        let mut delays = policy.delays();
-        while let Err(error) = append(&log, &event).await {
-            tracing::debug!(error, "delivery of an alert is not in the log yet");
-            tokio::time::sleep(delays.next_delay()).await;
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Notice {
 struct Incident {
     kind: String,
     severity: Severity,
+    /// How bad it was before it got worse, and when it did.
+    milder: Option<(Severity, i64)>,
     summary: String,
     since_us: i64,
     /// When it was last told, with which severity and why.
@@ -139,7 +141,7 @@ impl Desk {
             }
             Some(Payload::AlertDelivered(a)) => {
                 for name in &a.incidents {
-                    self.delivered(name, &a.what, &a.channel, at);
+                    self.delivered(name, a);
                 }
             }
             Some(Payload::AlertAcknowledged(a)) => {
@@ -157,6 +159,7 @@ impl Desk {
         let fresh = Incident {
             kind: alert.kind.clone(),
             severity,
+            milder: None,
             summary: alert.summary.clone(),
             since_us: at,
             told: None,
@@ -171,30 +174,48 @@ impl Desk {
             // Back before its end was told: it never ended.
             Some(known) => {
                 known.ended_us = None;
-                known.severity = known.severity.max(severity);
+                if severity > known.severity {
+                    known.milder = Some((known.severity, at));
+                    known.severity = severity;
+                }
                 known.summary.clone_from(&alert.summary);
             }
             None => drop(self.incidents.insert(alert.incident.clone(), fresh)),
         }
     }
 
-    fn delivered(&mut self, name: &str, what: &str, channel: &str, at: i64) {
-        if what == What::Resolved.as_str() {
-            self.forget(name);
+    /// A channel has taken a message. It may say so long after: messages are told apart by when they were composed, which their
+    /// ids tell in whole milliseconds.
+    fn delivered(&mut self, name: &str, told: &v1::AlertDelivered) {
+        let Some(incident) = self.incidents.get_mut(name) else { return };
+        let Ok(id) = told.notice.parse::<EventId>() else { return };
+        let sent_ms = id.millis();
+        if sent_ms < incident.since_us / 1_000 {
+            // That was another one of this name.
             return;
         }
-        let Some(incident) = self.incidents.get_mut(name) else { return };
-        let what = match what {
+        let what = match told.what.as_str() {
+            "resolved" if incident.ended_us.is_some_and(|ended| ended / 1_000 <= sent_ms) => return self.forget(name),
+            // It is back since.
+            "resolved" => return,
             "escalated" => What::Escalated,
             "reminder" => What::Reminder,
             _ => What::Raised,
         };
-        if incident.told.is_none_or(|(_, _, before)| before != what) {
+        let told_ms = incident.told.map(|(at, ..)| at / 1_000);
+        if told_ms.is_some_and(|before| sent_ms < before) {
+            return;
+        }
+        if told_ms != Some(sent_ms) {
+            let severity = match incident.milder {
+                Some((milder, until)) if sent_ms < until / 1_000 => milder,
+                _ => incident.severity,
+            };
+            incident.told = Some((sent_ms * 1_000, severity, what));
             incident.has.clear();
         }
-        incident.has.insert(channel.to_owned());
-        incident.told = Some((at, incident.severity, what));
-        incident.first_told_us.get_or_insert(at);
+        incident.has.insert(told.channel.clone());
+        incident.first_told_us.get_or_insert(sent_ms * 1_000);
         incident.is_escalated |= what == What::Escalated;
     }
 
@@ -221,8 +242,9 @@ impl Desk {
         let open = self.incidents.iter().filter(|(_, i)| i.ended_us.is_none());
         open.filter(is_half_told)
             .map(|(name, incident)| {
-                let what = incident.told.map_or(What::Raised, |(_, _, what)| what);
-                let mut notice = self.notice(&incident.kind, what, std::slice::from_ref(name), now);
+                let (told_us, what) = incident.told.map_or((now, What::Raised), |(at, _, what)| (at, what));
+                // The same message, for those who have not had it.
+                let mut notice = self.notice(&incident.kind, what, std::slice::from_ref(name), told_us);
                 notice.has.clone_from(&incident.has);
                 notice
             })
@@ -353,6 +375,8 @@ enum Due {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr as _;
+
     use super::*;
 
     fn event(at: i64, payload: Payload) -> v1::Event {
@@ -372,6 +396,14 @@ mod tests {
     fn resolve(desk: &mut Desk, at: i64, subject: &str) {
         let (kind, incident) = ("shard_lost".into(), format!("shard_lost:{subject}"));
         desk.apply(&event(at, Payload::AlertResolved(v1::AlertResolved { kind, incident })));
+    }
+
+    /// `channel` has taken the message about shard a that was composed at `sent`.
+    fn delivered(sent: i64, channel: &str, what: What) -> Payload {
+        let notice = EventId::derive(sent * SECOND, &[what.as_str().as_bytes()]).to_string();
+        let (kind, channel, what) = ("shard_lost".into(), channel.to_owned(), what.as_str().to_owned());
+        let incidents = vec!["shard_lost:a".to_owned()];
+        Payload::AlertDelivered(v1::AlertDelivered { kind, notice, channel, incidents, what, ..Default::default() })
     }
 
     /// Why, and how many incidents: each message that is due then.
@@ -471,18 +503,56 @@ mod tests {
         let mut desk = Desk::default();
         raise(&mut desk, 100, "a", "critical");
         raise(&mut desk, 100, "b", "critical");
-        let delivered = |channel: &str| {
-            let (kind, channel) = ("shard_lost".into(), channel.to_owned());
-            let (incidents, what) = (vec!["shard_lost:a".to_owned()], "raised".to_owned());
-            Payload::AlertDelivered(v1::AlertDelivered { kind, channel, incidents, what, ..Default::default() })
-        };
-        desk.apply(&event(102, delivered("slack")));
+        desk.apply(&event(102, delivered(101, "slack", What::Raised)));
         let channels: BTreeSet<String> = ["slack", "file"].map(str::to_owned).into();
         let left = desk.left_over(103 * SECOND, &channels);
         assert_eq!((left.len(), left[0].incidents[0].incident.as_str()), (1, "shard_lost:a"));
         assert_eq!(left[0].has, ["slack".to_owned()].into());
         assert_eq!(due(&mut desk, 103), [(What::Raised, 1)], "b, of which nobody heard");
-        desk.apply(&event(104, delivered("file")));
+        let second = EventId::from_str(&left[0].id).unwrap().millis();
+        assert_eq!(second, 101_000, "it is the same message");
+        desk.apply(&event(104, delivered(101, "file", What::Raised)));
         assert_eq!(desk.left_over(105 * SECOND, &channels).len(), 1, "b is in no channel's hands yet");
+    }
+
+    /// A channel was slow, or the log away: what it took then is about an incident that is over.
+    #[test]
+    fn a_late_delivery_is_not_taken_for_one_of_a_newer_incident() {
+        let mut desk = Desk::default();
+        raise(&mut desk, 100, "a", "critical");
+        assert_eq!(due(&mut desk, 101), [(What::Raised, 1)]);
+        resolve(&mut desk, 102, "a");
+        assert_eq!(due(&mut desk, 103), [(What::Resolved, 1)]);
+        raise(&mut desk, 500, "a", "critical");
+        desk.apply(&event(501, delivered(101, "slack", What::Raised)));
+        assert_eq!(due(&mut desk, 502), [(What::Raised, 1)], "nobody was told of this one");
+        desk.apply(&event(503, delivered(103, "slack", What::Resolved)));
+        assert_eq!(desk.open().len(), 1, "this one lasts");
+        resolve(&mut desk, 504, "a");
+        raise(&mut desk, 505, "a", "critical");
+        desk.apply(&event(506, delivered(504, "slack", What::Resolved)));
+        assert_eq!(desk.open().len(), 1, "it was back when that was told");
+    }
+
+    /// Who takes over knows that people were told of a warning, not of what became of it.
+    #[test]
+    fn what_got_worse_before_its_delivery_was_written_down_still_escalates() {
+        let mut desk = Desk::default();
+        raise(&mut desk, 100, "a", "warning");
+        raise(&mut desk, 102, "a", "critical");
+        desk.apply(&event(103, delivered(101, "slack", What::Raised)));
+        assert_eq!(due(&mut desk, 104), [(What::Escalated, 1)]);
+    }
+
+    #[test]
+    fn an_older_message_that_a_slow_channel_takes_undoes_nothing() {
+        let mut desk = Desk::default();
+        raise(&mut desk, 0, "a", "critical");
+        assert_eq!(due(&mut desk, 1), [(What::Raised, 1)]);
+        assert_eq!(due(&mut desk, 901), [(What::Escalated, 1)]);
+        desk.apply(&event(902, delivered(901, "slack", What::Escalated)));
+        desk.apply(&event(903, delivered(1, "webhook", What::Raised)));
+        let channels: BTreeSet<String> = ["slack".to_owned()].into();
+        assert_eq!(desk.left_over(904 * SECOND, &channels).len(), 0, "the last message is in its hands");
     }
 }

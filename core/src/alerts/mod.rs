@@ -10,15 +10,18 @@ mod file;
 mod message;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arbees_fleet::Incidents;
 use arbees_proto::{EventId, Payload, envelope, v1};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
 use crate::bus::{Bus, contract};
 use crate::log::{ALERTS, Log};
-use crate::time::now_us;
+use crate::retry::Policy;
+use crate::time::{now_us, steady_us};
 
+pub use arbees_fleet::incident_of;
 pub use config::AlertConfig;
 pub use desk::{Desk, Notice, What};
 pub use message::Severity;
@@ -44,12 +47,6 @@ pub const KINDS: [&str; 18] = [
     "durability_not_guaranteed",
     "foreign_orchestrator",
 ];
-
-/// The name of what belongs together: one incident is told of once while it lasts.
-#[must_use]
-pub fn incident_of(kind: &str, subject: &str) -> String {
-    if subject.is_empty() { kind.to_owned() } else { format!("{kind}:{subject}") }
-}
 
 /// An event of ALERTS.
 #[must_use]
@@ -90,66 +87,94 @@ pub async fn append(log: &Log, event: &v1::Event) -> Result<(), String> {
     log.publish(log.names().alert(kind_of(payload)), event, &id).await.map(drop).map_err(|e| e.to_string())
 }
 
-/// Raises and settles what one program finds wrong.
+/// Events that may wait to be written into ALERTS. What does not fit is dropped and said again, if it still is so.
+const CAPACITY: usize = 1_000;
+
+/// Raises and settles what one program finds wrong. What it says goes into ALERTS in its order, and waits while the log is away.
 #[derive(Clone, Debug)]
 pub struct Alerter {
-    log: Log,
-    bus: Option<Bus>,
     producer: v1::Producer,
-    /// Incidents that last, as the log has them.
-    open: watch::Receiver<BTreeSet<String>>,
-    /// Those that this program raised and that may not have come back over the log yet.
-    raised: Arc<Mutex<BTreeSet<String>>>,
+    known: Arc<Mutex<Incidents>>,
+    events: mpsc::Sender<v1::Event>,
 }
 
 impl Alerter {
-    /// Raises as `producer`. `open` tells which incidents last. `bus`: where to say what the log does not take.
-    #[must_use]
-    pub fn new(log: Log, bus: Option<Bus>, producer: v1::Producer, open: watch::Receiver<BTreeSet<String>>) -> Self {
-        Self { log, bus, producer, open, raised: Arc::default() }
+    /// Raises as `producer`. `bus`: where to say what the log does not take. The second half writes for as long as it is polled.
+    pub fn new(
+        log: Log,
+        bus: Option<Bus>,
+        producer: v1::Producer,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (events, to_write) = mpsc::channel(CAPACITY);
+        (Self { producer, known: Arc::default(), events }, write(log, bus, to_write))
+    }
+
+    /// The incidents that last, as ALERTS has them.
+    pub fn know(&self, open: &BTreeSet<String>) {
+        self.known().know(steady_us(), open);
     }
 
     /// Something is wrong with `subject`. Does nothing while the same incident lasts.
-    pub async fn raise(&self, kind: &str, subject: &str, severity: Severity, summary: String) {
+    pub fn raise(&self, kind: &str, subject: &str, severity: Severity, summary: String) {
         let incident = incident_of(kind, subject);
-        let is_new = self.raised.lock().unwrap_or_else(PoisonError::into_inner).insert(incident.clone());
-        if !is_new || self.open.borrow().contains(&incident) {
-            return;
+        if self.known().raise(steady_us(), &incident) {
+            let severity = severity.as_str().to_owned();
+            self.say(Payload::AlertRaised(v1::AlertRaised { kind: kind.to_owned(), incident, severity, summary }));
         }
-        let severity = severity.as_str().to_owned();
-        self.append(v1::AlertRaised { kind: kind.to_owned(), incident, severity, summary }).await;
     }
 
     /// It is well again. Does nothing when it was not raised.
-    pub async fn settle(&self, kind: &str, subject: &str) {
+    pub fn settle(&self, kind: &str, subject: &str) {
         let incident = incident_of(kind, subject);
-        let was_raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner).remove(&incident);
-        if was_raised || self.open.borrow().contains(&incident) {
-            self.resolve(v1::AlertResolved { kind: kind.to_owned(), incident }).await;
+        if self.known().settle(steady_us(), &incident) {
+            self.say(Payload::AlertResolved(v1::AlertResolved { kind: kind.to_owned(), incident }));
         }
     }
 
-    /// Appends `alert`; says it on Redis when the log does not take it.
-    pub async fn append(&self, alert: v1::AlertRaised) {
-        tracing::error!(kind = alert.kind, severity = alert.severity, "ALERT {}", alert.summary);
-        let event = event(&self.producer, Payload::AlertRaised(alert.clone()));
-        if let Err(error) = append(&self.log, &event).await {
-            tracing::warn!(error, kind = alert.kind, "alert is not in the log");
-            if let Some(bus) = &self.bus {
-                let payload = contract::critical_alert(&alert, event.occurred_at_us).to_string();
-                // Both ways are closed: the line above is all there is.
-                let _ = bus.publish(contract::CRITICAL_ALERTS, &payload).await;
+    fn known(&self) -> MutexGuard<'_, Incidents> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `payload` into ALERTS; the event that it is.
+    pub fn say(&self, payload: Payload) -> v1::Event {
+        match &payload {
+            Payload::AlertRaised(a) => {
+                tracing::error!(kind = a.kind, severity = a.severity, "ALERT {}", a.summary);
             }
+            Payload::AlertResolved(a) => tracing::info!(kind = a.kind, incident = a.incident, "incident is over"),
+            _ => {}
         }
+        let event = event(&self.producer, payload);
+        if self.events.try_send(event.clone()).is_err() {
+            tracing::warn!(CAPACITY, "too much waits to be written into ALERTS, dropped");
+        }
+        event
     }
+}
 
-    /// Appends that an incident is over.
-    pub async fn resolve(&self, resolved: v1::AlertResolved) {
-        tracing::info!(kind = resolved.kind, incident = resolved.incident, "incident is over");
-        if let Err(error) = append(&self.log, &event(&self.producer, Payload::AlertResolved(resolved))).await {
-            tracing::warn!(error, "the end of an incident is not in the log");
+/// Writes `events` into ALERTS in their order, each for as long as it takes. What the log does not take at once is said on
+/// Redis.
+async fn write(log: Log, bus: Option<Bus>, mut events: mpsc::Receiver<v1::Event>) {
+    while let Some(event) = events.recv().await {
+        let mut delays = Policy::patient().delays();
+        let mut is_first = true;
+        while let Err(error) = append(&log, &event).await {
+            tracing::debug!(error, "an event of ALERTS is not in the log yet");
+            if std::mem::take(&mut is_first) {
+                say_on_redis(bus.as_ref(), &event).await;
+            }
+            tokio::time::sleep(delays.next_delay()).await;
         }
     }
+}
+
+async fn say_on_redis(bus: Option<&Bus>, event: &v1::Event) {
+    let (Some(bus), Some(Payload::AlertRaised(alert))) = (bus, &event.payload) else { return };
+    tracing::warn!(kind = alert.kind, "alert is not in the log yet");
+    // Both ways are closed: the line in the program's own log is all there is.
+    let _ = bus
+        .publish(contract::CRITICAL_ALERTS, &contract::critical_alert(alert, event.occurred_at_us).to_string())
+        .await;
 }
 
 /// The incidents of `kinds` that last, as ALERTS has them now: for programs that follow no more of it than that.
@@ -178,10 +203,13 @@ pub fn duplicate_instance(instance: &str, why: &str) -> v1::AlertRaised {
     }
 }
 
-/// Raises `alert` for a program that is about to end.
+/// Raises `alert` for a program that is about to end: one try, and then on Redis.
 pub async fn raise(log: &Log, bus: &Bus, producer: &v1::Producer, alert: v1::AlertRaised) {
-    let (_, open) = watch::channel(BTreeSet::new());
-    Alerter::new(log.clone(), Some(bus.clone()), producer.clone(), open).append(alert).await;
+    tracing::error!(kind = alert.kind, severity = alert.severity, "ALERT {}", alert.summary);
+    let event = event(producer, Payload::AlertRaised(alert));
+    if append(log, &event).await.is_err() {
+        say_on_redis(Some(bus), &event).await;
+    }
 }
 
 #[cfg(test)]

@@ -77,11 +77,14 @@ impl Log {
                     _ => {
                         // While it has games it watches them until they are handed over.
                         let stopping = beat.status == "stopping" && beat.games.is_empty();
-                        Last::Other { sequence, process: theirs.to_owned(), stopping }
+                        Last::Other { sequence, process: theirs.to_owned(), stopping, fence: beat.fence_sequence }
                     }
                 }
             }
-            _ => Last::Other { sequence, process: "somebody who is no service".to_owned(), stopping: false },
+            _ => {
+                let process = "somebody who is no service".to_owned();
+                Last::Other { sequence, process, stopping: false, fence: 0 }
+            }
         })
     }
 

@@ -20,7 +20,7 @@ mod rebalance;
 mod repair;
 mod slate;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
@@ -32,6 +32,7 @@ pub use crate::silence::Probe;
 
 use crate::echo::Echo;
 use crate::fold::{Entry, Skip};
+use crate::incidents::Incidents;
 use crate::settings::{MAX_BATCH, MAX_EVENT, Settings};
 use crate::slate::GameReport;
 use crate::state::{Game, ServiceKey, State};
@@ -131,8 +132,7 @@ struct Seen {
     services: BTreeMap<ServiceKey, health::Heard>,
     brake: brake::Brake,
     rate: place::Rate,
-    /// Incidents that people have been told of and that last.
-    alerts: BTreeSet<String>,
+    alerts: Incidents,
     /// When a game was first reported final, in a row.
     finals: BTreeMap<GameId, i64>,
     /// When a watched game was last on a slate or asked for by id.
@@ -167,7 +167,7 @@ impl Seen {
             services: BTreeMap::new(),
             brake: brake::Brake::default(),
             rate: place::Rate::default(),
-            alerts: BTreeSet::new(),
+            alerts: Incidents::default(),
             finals: BTreeMap::new(),
             on_slate: BTreeMap::new(),
             asked_markets: BTreeMap::new(),

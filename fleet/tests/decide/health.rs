@@ -6,7 +6,7 @@ use arbees_fleet::state::ServiceKey;
 use arbees_fleet::{Effect, Input, Status};
 use arbees_proto::{InstanceId, Payload, v1};
 
-use crate::plane::{Plane, beat};
+use crate::plane::{Plane, at, beat};
 
 pub fn key(shard: &str) -> ServiceKey {
     ServiceKey::shard(InstanceId::lenient(shard).unwrap())
@@ -381,6 +381,63 @@ fn a_shard_that_found_a_fence_is_told_that_it_was_heard_whether_it_was_lost_or_n
     assert_eq!((status(&p, "s1"), readmitted_by(&p)), (Status::Dead, vec![]));
     let heard = fenced_beat(&mut p, 9);
     assert_eq!(readmitted_by(&p), [heard]);
+}
+
+fn alerts(p: &Plane) -> Vec<String> {
+    let of = |e: &Effect| match e {
+        Effect::Alert(a) => Some(format!("raised {}", a.incident)),
+        Effect::Resolve(a) => Some(format!("over {}", a.incident)),
+        _ => None,
+    };
+    p.effects.iter().filter_map(of).collect()
+}
+
+/// The leader died between the append and the alert, or wrote the alert after its successor had read them all.
+#[test]
+fn what_the_log_says_is_wrong_is_told_by_whoever_leads_and_what_is_well_is_over() {
+    let mut p = fleet(&["s1", "s2"], 4);
+    for _ in 0..4 {
+        p.live(1, &["s2"]);
+        judge(&mut p, Probe::Nobody);
+    }
+    assert_eq!(alerts(&p), ["raised shard_lost:s1"]);
+    let mut next = Plane::over(p.folded(), p.log.clone(), p.now);
+    next.live(3, &["s2"]);
+    assert_eq!(alerts(&next), ["raised shard_lost:s1"], "once");
+    let mut next = Plane::over(p.folded(), p.log.clone(), p.now);
+    let open = ["shard_lost:s1", "shard_lost:s2", "breaker_opened:s2", "brake_engaged"];
+    next.fleet.know_open(at(next.now), &open.map(str::to_owned).into());
+    next.live(3, &["s2"]);
+    assert_eq!(alerts(&next), ["over shard_lost:s2", "over breaker_opened:s2", "over brake_engaged"]);
+}
+
+#[test]
+fn two_processes_under_one_name_are_told_of_and_so_is_that_one_is_gone() {
+    let mut p = fleet(&["s1"], 2);
+    let beat_as = |p: &mut Plane, process: &str| {
+        let mut event = says_watching(p, "s1", "healthy", true);
+        if let Some(Payload::Heartbeat(beat)) = &mut event.payload {
+            beat.service.as_mut().unwrap().process = process.to_owned();
+        }
+        p.log_beat(event);
+    };
+    for _ in 0..5 {
+        for process in ["one", "two"] {
+            p.live(1, &[]);
+            beat_as(&mut p, process);
+        }
+    }
+    assert_eq!(alerts(&p), ["raised duplicate_instance:s1"]);
+    for _ in 0..55 {
+        p.live(1, &[]);
+        beat_as(&mut p, "two");
+    }
+    assert_eq!(alerts(&p).len(), 1, "it may be slow");
+    for _ in 0..10 {
+        p.live(1, &[]);
+        beat_as(&mut p, "two");
+    }
+    assert_eq!(alerts(&p)[1..], ["over duplicate_instance:s1"]);
 }
 
 #[test]

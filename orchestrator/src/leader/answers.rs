@@ -14,7 +14,8 @@ impl Desk<'_> {
         let answer = match operator::read(&asked, self.config.operator_token.as_deref()) {
             Err(error) => Answer::refused(error),
             Ok(Request::Alert { operator, about }) => {
-                let (log, me, open) = (self.log.clone(), self.me.clone(), self.open.borrow().clone());
+                let (log, me, open) =
+                    (self.log.clone(), self.me.clone(), self.open.borrow().clone().unwrap_or_default());
                 drop(self.tasks.spawn(async move {
                     let answer = operator::about_alert(&log, &me, &open, operator, about).await;
                     log.answer(&asked, serde_json::to_vec(&answer).unwrap_or_default()).await;

@@ -4,7 +4,7 @@ use arbees_core::bus::notify;
 use arbees_core::log::{CONTROL, ReadError, SNAPSHOT_EVERY, Verdict};
 use arbees_fleet::decide::Medium;
 use arbees_fleet::{Effect, Input};
-use arbees_proto::v1;
+use arbees_proto::{Payload, v1};
 
 use super::Desk;
 use crate::inbox::Mail;
@@ -55,14 +55,8 @@ impl Desk<'_> {
                     let _ = sender.send(Mail::Input(input)).await;
                 }));
             }
-            Effect::Alert(alert) => {
-                let alerter = self.alerter.clone();
-                drop(self.tasks.spawn(async move { alerter.append(alert).await }));
-            }
-            Effect::Resolve(over) => {
-                let alerter = self.alerter.clone();
-                drop(self.tasks.spawn(async move { alerter.resolve(over).await }));
-            }
+            Effect::Alert(alert) => drop(self.alerter.say(Payload::AlertRaised(alert))),
+            Effect::Resolve(over) => drop(self.alerter.say(Payload::AlertResolved(over))),
             other => self.outbox.put(Errand::Effect(other)),
         }
     }

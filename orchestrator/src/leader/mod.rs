@@ -18,6 +18,7 @@ use arbees_core::shutdown::spawn;
 use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Turn;
+use arbees_fleet::state::Head;
 use arbees_fleet::{Effect, Fleet, Input, State};
 use arbees_proto::envelope::HEADER_TYPE;
 use arbees_proto::{Payload, Sealed, ServiceKind, v1};
@@ -51,10 +52,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 enum Ended {
     /// The key lapsed, or another orchestrator wrote.
     Deposed,
-    /// The state decided on is not the log's: fold it anew, and go on in this generation at least.
-    FoldAnew {
-        generation: u64,
-    },
+    /// The state decided on is not the log's.
+    FoldAnew,
     Stopped,
 }
 
@@ -83,8 +82,8 @@ pub async fn run(
     let pulse = Pulse { head, leads: false, appending_since_us: None, another_leads: true };
     let (pulse, watching) = watch::channel(pulse);
     let (log_ok, is_log_ok) = watch::channel(true);
-    let (open_to, open) = watch::channel(BTreeSet::new());
-    let alerter = Alerter::new(log.clone(), Some(bus.clone()), me.clone(), open.clone());
+    let (open_to, open) = watch::channel(None);
+    let (alerter, alerts) = Alerter::new(log.clone(), Some(bus.clone()), me.clone());
     let heart = Heart {
         log: log.clone(),
         bus: bus.clone(),
@@ -97,7 +96,6 @@ pub async fn run(
     let alerting = Alerting {
         log: log.clone(),
         bus: bus.clone(),
-        producer: me.clone(),
         config: config.alerts.clone(),
         pulse: watching,
         log_ok: is_log_ok,
@@ -106,6 +104,7 @@ pub async fn run(
     };
     inbox::start(log, bus, &me, sender.clone(), &tasks, &ending).await.map_err(|e| Exit::Failed(e.to_string()))?;
     spawn(&tasks, &ending, emptying);
+    spawn(&tasks, &ending, alerts);
     spawn(&tasks, &ending, beat::run(heart));
     spawn(&tasks, &ending, alerting::run(alerting, tasks.clone(), ending.clone()));
     let (may_be_free, free) = watch::channel(1);
@@ -127,6 +126,7 @@ pub async fn run(
         pulse,
         alerter,
         open,
+        generation: 0,
         effects_through: last_effects(log).await,
         tasks: &tasks,
         asked: Vec::new(),
@@ -181,8 +181,10 @@ struct Desk<'a> {
     outbox: Outbox,
     pulse: watch::Sender<Pulse>,
     alerter: Alerter,
-    /// The incidents that last.
-    open: watch::Receiver<BTreeSet<String>>,
+    /// The incidents that last, as ALERTS has them; none before it was read to its end.
+    open: watch::Receiver<Option<BTreeSet<String>>>,
+    /// What the log must at least be in: one more than before when it was seen to have lost its tail.
+    generation: u64,
     /// How far some leader's effects have gone out.
     effects_through: u64,
     /// Sequence of the last snapshot.
@@ -199,23 +201,45 @@ struct Desk<'a> {
 impl Desk<'_> {
     /// Stands by and leads, in turns.
     async fn serve(&mut self, stop: &CancellationToken) -> Result<(), Exit> {
-        let mut generation = 0;
         loop {
             let Some(key) = self.stand_by(stop).await? else { return Ok(()) };
             let term = stop.child_token();
-            let ended = self.lead(key, generation, stop, &term).await?;
+            let ended = self.lead(key, stop, &term).await?;
             term.cancel();
             self.leads = false;
             self.pulse.send_modify(|p| p.leads = false);
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Deposed => tracing::warn!("no longer leading, standing by"),
-                Ended::FoldAnew { generation: least } => generation = least,
+                Ended::FoldAnew => {}
             }
             // What this leader decided last may not be what the log holds.
-            let Some(state) = fold(self.log, stop).await else { return Ok(()) };
-            self.fleet.refold(state);
+            if self.fold_anew(stop).await.is_none() {
+                return Ok(());
+            }
         }
+    }
+
+    /// Goes on from the fold of the log as it is now; none when asked to stop before.
+    async fn fold_anew(&mut self, stop: &CancellationToken) -> Option<()> {
+        let state = fold(self.log, stop).await?;
+        let known = self.pulse.borrow().head.clone();
+        if state.head.sequence < known.sequence {
+            self.log_is_shorter(&known, state.head.sequence);
+        }
+        let head = state.head.clone();
+        self.pulse.send_modify(|p| {
+            p.another_leads |= head.term > known.term;
+            p.head = head;
+        });
+        self.fleet.refold(state);
+        Some(())
+    }
+
+    /// The log ends before what was known to be in it: epochs under the same sequences are others from now on.
+    fn log_is_shorter(&mut self, known: &Head, end: u64) {
+        tracing::error!(known = known.sequence, end, "the log has lost its tail, going on in a new generation");
+        self.generation = self.generation.max(known.generation + 1);
     }
 
     /// Follows the log until the key is this orchestrator's.
@@ -232,8 +256,9 @@ impl Desk<'_> {
                         if !tail.is_lost() {
                             return Ok(None);
                         }
-                        let Some(state) = fold(self.log, stop).await else { return Ok(None) };
-                        self.fleet.refold(state);
+                        if self.fold_anew(stop).await.is_none() {
+                            return Ok(None);
+                        }
                         tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
                         continue;
                     };
@@ -264,12 +289,7 @@ impl Desk<'_> {
     }
 
     /// Reads what is left of the log and makes the first decision of a new term. Whoever led before is refused from then on.
-    async fn take_office(
-        &mut self,
-        generation: u64,
-        tenure: &mut Tenure,
-        stop: &CancellationToken,
-    ) -> Result<Option<Ended>, ReadError> {
+    async fn take_office(&mut self, tenure: &mut Tenure, stop: &CancellationToken) -> Result<Option<Ended>, ReadError> {
         let (_, end) = self.log.bounds(CONTROL).await?;
         let mut reader = self.log.read(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1, end).await?;
         while let Some(stored) = reader.next().await? {
@@ -285,8 +305,7 @@ impl Desk<'_> {
             return Ok(Some(Ended::Deposed));
         }
         let expected = self.fleet.state().head.sequence;
-        self.fleet.take_office(now(), generation);
-        self.fleet.know_open(self.open.borrow().clone());
+        self.fleet.take_office(now(), self.generation);
         let turn = self.fleet.end_turn();
         let outcome = self.append_renewing(expected, &turn.events, tenure, stop).await;
         let head = self.fleet.state().head.clone();
@@ -299,21 +318,18 @@ impl Desk<'_> {
             }
             // Another orchestrator wrote in between, or the log changed: read it and try again.
             Ok(Outcome::Deposed | Outcome::Prefix { .. }) => Some(Ended::Deposed),
-            Err(AppendError::LostTail { .. }) => Some(Ended::FoldAnew { generation: head.generation + 1 }),
+            Err(AppendError::LostTail { end, .. }) => {
+                self.log_is_shorter(&head, end);
+                Some(Ended::FoldAnew)
+            }
             Err(AppendError::Canceled | AppendError::Empty) => Some(Ended::Stopped),
         })
     }
 
     /// Leads for as long as the key is held.
-    async fn lead(
-        &mut self,
-        key: Key,
-        generation: u64,
-        stop: &CancellationToken,
-        term: &CancellationToken,
-    ) -> Result<Ended, Exit> {
+    async fn lead(&mut self, key: Key, stop: &CancellationToken, term: &CancellationToken) -> Result<Ended, Exit> {
         let mut tenure = Tenure::new(key);
-        match self.take_office(generation, &mut tenure, stop).await {
+        match self.take_office(&mut tenure, stop).await {
             Ok(None) => {}
             Ok(Some(ended)) => return Ok(ended),
             Err(error) => {
@@ -357,6 +373,9 @@ impl Desk<'_> {
             let is_due = self.fleet.wake_at_us().is_some_and(|at| now.steady_us >= at);
             if now.steady_us >= tick_at_us || is_due {
                 tick_at_us = now.steady_us + TICK_US;
+                if let Some(open) = self.open.borrow().as_ref() {
+                    self.fleet.know_open(now, open);
+                }
                 self.fleet.decide(now, Input::Tick);
             }
             match self.finish(&mut tenure, stop).await {
@@ -457,11 +476,11 @@ impl Desk<'_> {
             }
             Ok(Outcome::Prefix { count }) => {
                 tracing::error!(count, of = events.len(), "only a part of a batch is in the log, folding it anew");
-                Some(Ended::FoldAnew { generation: head.generation })
+                Some(Ended::FoldAnew)
             }
-            Err(AppendError::LostTail { expected, end }) => {
-                tracing::error!(expected, end, "the log has lost its tail, going on from its end in a new generation");
-                Some(Ended::FoldAnew { generation: head.generation + 1 })
+            Err(AppendError::LostTail { end, .. }) => {
+                self.log_is_shorter(&head, end);
+                Some(Ended::FoldAnew)
             }
             Ok(Outcome::Deposed) => Some(Ended::Deposed),
             Err(AppendError::Canceled | AppendError::Empty) => Some(Ended::Stopped),

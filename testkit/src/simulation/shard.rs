@@ -234,8 +234,9 @@ fn as_last(last: Option<Beat>, process: &str) -> Last {
         (None, _) => Last::Fence { sequence },
         (Some((by, number)), _) if by == process => Last::Own { sequence, number },
         (Some((by, _)), Some(Payload::Heartbeat(h))) => {
-            Last::Other { sequence, process: by, stopping: h.status == "stopping" && h.games.is_empty() }
+            let stopping = h.status == "stopping" && h.games.is_empty();
+            Last::Other { sequence, process: by, stopping, fence: h.fence_sequence }
         }
-        (Some((by, _)), _) => Last::Other { sequence, process: by, stopping: false },
+        (Some((by, _)), _) => Last::Other { sequence, process: by, stopping: false, fence: 0 },
     }
 }

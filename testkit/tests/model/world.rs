@@ -21,6 +21,8 @@ pub struct Rules {
     pub fence_is_conditional: bool,
     /// A fenced shard waits until the log says that it was heard again.
     pub fenced_must_wait: bool,
+    /// Whoever follows a fenced shard that waits does so, too.
+    pub wait_is_inherited: bool,
     /// An append is conditional on the end of the log.
     pub append_is_conditional: bool,
 }
@@ -264,7 +266,7 @@ impl Shard {
         Ok(match self.lease.step(now_us) {
             LeaseStep::Look => Some(Request::Look),
             LeaseStep::Send { number, expected, .. } => {
-                Some(Request::Beat { number, fence: self.lease.fence().unwrap_or(0), expected })
+                Some(Request::Beat { number, fence: self.lease.fence_sequence(), expected })
             }
             LeaseStep::Rejoin => Some(Request::Read),
             LeaseStep::Wait { .. } => None,
@@ -281,8 +283,9 @@ impl Shard {
                     Message::Nothing => Last::Nothing,
                     Message::Fence => Last::Fence { sequence },
                     Message::Beat { life: by, number, .. } if by == life => Last::Own { sequence, number },
-                    Message::Beat { life: by, .. } => {
-                        Last::Other { sequence, process: by.to_string(), stopping: false }
+                    Message::Beat { life: by, fence, .. } => {
+                        let fence = if rules.wait_is_inherited { fence } else { 0 };
+                        Last::Other { sequence, process: by.to_string(), stopping: false, fence }
                     }
                 };
                 self.lease.looked(pending.asked_us, now_us, last);
