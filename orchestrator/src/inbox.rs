@@ -1,6 +1,7 @@
 //! What comes in: each source is a task that puts its inputs into one bounded inbox.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbees_core::bus::{Bus, Heard, contract};
@@ -78,7 +79,7 @@ pub async fn start(
                     if let Some(mail) = of_orchestrator(&event, &who) {
                         put(&to, mail);
                     }
-                    put(&to, Mail::Input(Input::Beat(Box::new(event), Medium::Log { sequence: stored.sequence })));
+                    put(&to, Mail::Input(Input::Beat(Arc::new(event), Medium::Log { sequence: stored.sequence })));
                 }
                 Err(error) => tracing::warn!(sequence = stored.sequence, %error, "heartbeat does not decode"),
             }
@@ -160,7 +161,7 @@ fn read(message: &Heard, me: &str) -> Result<Option<Mail>, contract::BadPayload>
 /// A beat over Redis; one that also comes over the log counts there only.
 fn beat(beat: contract::BusBeat) -> Option<Mail> {
     let event = v1::Event { payload: Some(Payload::Heartbeat(beat.beat)), ..v1::Event::default() };
-    (!beat.on_log).then(|| Mail::Input(Input::Beat(Box::new(event), Medium::Redis)))
+    (!beat.on_log).then(|| Mail::Input(Input::Beat(Arc::new(event), Medium::Redis)))
 }
 
 /// Counts what could not be read, by channel, and says so once a minute.

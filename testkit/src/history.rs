@@ -1,6 +1,7 @@
 //! A long and busy history, made by the leader's own decisions: for tests and benchmarks that need a full log.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::{Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
@@ -125,7 +126,7 @@ impl History {
             ..v1::Heartbeat::default()
         };
         let event = v1::Event { payload: Some(Payload::Heartbeat(heartbeat)), ..v1::Event::default() };
-        Input::Beat(Box::new(event), Medium::Log { sequence: self.beats })
+        Input::Beat(Arc::new(event), Medium::Log { sequence: self.beats })
     }
 }
 

@@ -21,6 +21,7 @@ mod repair;
 mod slate;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
@@ -54,7 +55,7 @@ pub enum Input {
     /// A league's scoreboard was read. `schedule`: make known what only starts within the discovery window, too.
     Slate { games: Vec<GameReport>, schedule: bool },
     /// A service beat.
-    Beat(Box<v1::Event>, Medium),
+    Beat(Arc<v1::Event>, Medium),
     /// Market discovery answered.
     Markets(MarketsFound),
     /// What a service that was asked whether it is there answered.

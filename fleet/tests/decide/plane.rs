@@ -1,5 +1,7 @@
 //! A leader with its log and a clock that is ours.
 
+use std::sync::Arc;
+
 use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::{Effect, Entry, Fleet, GameReport, Input, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::subject::{Names, type_name};
@@ -76,7 +78,7 @@ impl Plane {
     /// A beat on the log, the next of all.
     pub fn log_beat(&mut self, event: v1::Event) {
         self.beats += 1;
-        self.hear(Input::Beat(Box::new(event), Medium::Log { sequence: self.beats }));
+        self.hear(Input::Beat(Arc::new(event), Medium::Log { sequence: self.beats }));
     }
 
     /// Time passes second by second; the leader's own word comes back, and these shards beat well.
@@ -102,7 +104,7 @@ impl Plane {
         let watched = |g: &&str| v1::Watched { game: (*g).to_owned(), epoch: 0 };
         let event = beat(shard, 20, false, games.iter().map(watched).collect());
         self.hear(Input::RedisEcho);
-        self.hear(Input::Beat(Box::new(event), Medium::Redis));
+        self.hear(Input::Beat(Arc::new(event), Medium::Redis));
     }
 
     pub fn types(&self) -> Vec<&'static str> {

@@ -1,5 +1,7 @@
 //! What shards report beside what they should watch: games not taken up, zombies, games that nobody gave them.
 
+use std::sync::Arc;
+
 use arbees_fleet::ReportedPhase::Live;
 use arbees_fleet::decide::Medium;
 use arbees_fleet::state::Circuit;
@@ -107,7 +109,7 @@ fn a_crypto_shard_is_only_watched_over() {
         h.service.as_mut().unwrap().shard_type = "crypto".into();
     }
     for _ in 0..3 {
-        p.hear(Input::Beat(Box::new(crypto.clone()), Medium::Redis));
+        p.hear(Input::Beat(Arc::new(crypto.clone()), Medium::Redis));
         p.live(10, &["s1"]);
     }
     assert!(!p.effects.iter().any(|e| matches!(e, Effect::RemoveGame { .. } | Effect::AddGame { .. })));

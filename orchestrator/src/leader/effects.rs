@@ -1,5 +1,7 @@
 //! What follows from decisions that are in the log.
 
+use std::sync::Arc;
+
 use arbees_core::bus::notify;
 use arbees_core::log::{CONTROL, ReadError, SNAPSHOT_EVERY, Verdict};
 use arbees_fleet::decide::Medium;
@@ -47,7 +49,7 @@ impl Desk<'_> {
                     let input = match log.judge(&key, heartbeat, &me, term).await {
                         Verdict::Fenced { fence } => Input::Fenced { key, heartbeat, fence },
                         Verdict::Alive(stored) => match stored.event() {
-                            Ok(event) => Input::Beat(Box::new(event), Medium::Log { sequence: stored.sequence }),
+                            Ok(event) => Input::Beat(Arc::new(event), Medium::Log { sequence: stored.sequence }),
                             Err(_) => return,
                         },
                         Verdict::Unknown => return,

@@ -13,6 +13,7 @@ mod server;
 mod shard;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use arbees_fleet::decide::Now;
 use arbees_fleet::{Entry, GameReport, GameSet, ReportedPhase, State};
@@ -76,15 +77,15 @@ enum Answer {
 #[derive(Clone, Debug)]
 enum Message {
     Wake,
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Nothing came back in time.
     NoAnswer(u64),
-    Control(Entry),
+    Control(Arc<Entry>),
     /// A message of HEARTBEATS.
-    Heard(Beat),
+    Heard(Arc<Beat>),
     /// The tail stands at the end.
     AtEnd,
-    Slate(Vec<GameReport>),
+    Slate(Arc<[GameReport]>),
     /// An orchestrator's word on Redis.
     Word {
         instance: String,
@@ -96,7 +97,7 @@ enum Message {
 #[derive(Clone, Debug)]
 enum Happening {
     At { node: Node, life: u64, message: Message },
-    Server { from: Node, life: u64, number: u64, sent_us: i64, request: Request },
+    Server { from: Node, life: u64, number: u64, sent_us: i64, request: Box<Request> },
     Pump { node: Node, life: u64 },
     Feed,
     Fault(Fault),
@@ -307,7 +308,7 @@ impl World {
                 self.deliver(node, message)
             }
             Happening::Server { from, life, number, sent_us, request } => {
-                self.serve(from, life, number, sent_us, request)
+                self.serve(from, life, number, sent_us, *request)
             }
             Happening::Pump { node, life } => {
                 if self.host(node).life == life && self.host(node).alive {
@@ -358,7 +359,7 @@ impl World {
                 self.games.insert(live[index].clone(), ReportedPhase::Final);
             }
         }
-        let slate: Vec<GameReport> = self.games.iter().map(|(id, phase)| report(id, *phase)).collect();
+        let slate: Arc<[GameReport]> = self.games.iter().map(|(id, phase)| report(id, *phase)).collect();
         for n in 0..self.orchestrators.len() {
             // Only a leader reads scoreboards.
             if !self.orchestrators[n].1.leads {

@@ -3,6 +3,7 @@
 
 use arbees_proto::v1;
 
+use super::server::Beat;
 use super::shard::Shard;
 use super::{Answer, Happening, Host, Message, Node, Request, SECOND, World};
 
@@ -17,7 +18,7 @@ impl World {
         let sent_us = host.now(now).steady_us;
         if reaches && !self.loses() {
             let delay = self.latency();
-            self.at(now + delay, Happening::Server { from: node, life, number, sent_us, request });
+            self.at(now + delay, Happening::Server { from: node, life, number, sent_us, request: Box::new(request) });
         }
         self.at(now + 2 * SECOND, Happening::At { node, life, message: Message::NoAnswer(number) });
         number
@@ -66,7 +67,7 @@ impl World {
                 Answer::Beaten { number: 0, written }
             }
             Request::LastBeat { shard, judging } => {
-                let last = self.server.last_beat(&shard).cloned();
+                let last = self.server.last_beat(&shard).map(|b| Beat::clone(b));
                 match judging {
                     Some(heartbeat) => Answer::Judged { shard, heartbeat, last },
                     None => Answer::Looked { asked_us: sent_us, last },
@@ -111,7 +112,7 @@ impl World {
         let reaches = self.host(to).to_log && self.host(to).waiting.remove(&number).is_some();
         if reaches && !self.loses() {
             let delay = self.latency();
-            self.at(now + delay, Happening::At { node: to, life, message: Message::Answer(answer) });
+            self.at(now + delay, Happening::At { node: to, life, message: Message::Answer(Box::new(answer)) });
         } else {
             self.host(to).waiting.insert(number, ());
         }

@@ -147,7 +147,7 @@ impl World {
                 let wait = until.map_or(TICK, |at| at - self.steady(n)).clamp(1_000, TICK);
                 self.at(self.now + wait, Happening::At { node, life, message: Message::Wake });
             }
-            Message::Answer(answer) => return self.orchestrator_answered(n, answer),
+            Message::Answer(answer) => return self.orchestrator_answered(n, *answer),
             Message::Control(entry) => {
                 let orchestrator = &mut self.orchestrators[n].1;
                 if !orchestrator.leads
@@ -181,8 +181,8 @@ impl World {
         let now = self.orchestrators[n].0.now(self.now);
         let orchestrator = &mut self.orchestrators[n].1;
         let input = match message {
-            Message::Heard(beat) => Input::Beat(Box::new(beat.event), Medium::Log { sequence: beat.sequence }),
-            Message::Slate(games) => Input::Slate { games, schedule: false },
+            Message::Heard(beat) => Input::Beat(beat.event.clone(), Medium::Log { sequence: beat.sequence }),
+            Message::Slate(games) => Input::Slate { games: games.to_vec(), schedule: false },
             Message::Word { log_ok: false, .. } => Input::LogAway,
             Message::Word { instance, .. } if instance == orchestrator.me.instance => Input::RedisEcho,
             _ => return,
@@ -260,7 +260,7 @@ impl World {
             Answer::Judged { shard, heartbeat, last } => match last {
                 Some(beat) if beat.by.is_some() && beat.sequence > heartbeat => {
                     let medium = Medium::Log { sequence: beat.sequence };
-                    self.put(n, Input::Beat(Box::new(beat.event), medium))?;
+                    self.put(n, Input::Beat(beat.event, medium))?;
                 }
                 other => {
                     let expected = other.map_or(0, |b| b.sequence);

@@ -2,6 +2,7 @@
 //! moment; what is lost is lost on the way to it or back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arbees_fleet::{Entry, GameSet};
 use arbees_proto::{EventId, Sealed, ShardId, v1};
@@ -16,16 +17,16 @@ pub struct Beat {
     pub sequence: u64,
     /// Whose: a process and its number; none for a fence.
     pub by: Option<(String, u64)>,
-    pub event: v1::Event,
+    pub event: Arc<v1::Event>,
 }
 
 /// One server with the streams and the key.
 #[derive(Debug, Default)]
 pub struct Server {
-    pub control: Vec<(Entry, Option<EventId>)>,
+    pub control: Vec<(Arc<Entry>, Option<EventId>)>,
     /// Last event of each assignment subject, by index into `control`.
     last: BTreeMap<String, usize>,
-    pub beats: Vec<Beat>,
+    pub beats: Vec<Arc<Beat>>,
     subjects: BTreeMap<String, usize>,
     key: Option<(String, u64, i64)>,
     revisions: u64,
@@ -56,7 +57,7 @@ impl Server {
             if event.subject.contains(".assignment.") {
                 self.last.insert(event.subject.clone(), self.control.len());
             }
-            self.control.push((entry, Some(event.id)));
+            self.control.push((Arc::new(entry), Some(event.id)));
         }
         Ok(self.end())
     }
@@ -80,7 +81,7 @@ impl Server {
     }
 
     /// The last message on the heartbeat subject of `shard`.
-    pub fn last_beat(&self, shard: &str) -> Option<&Beat> {
+    pub fn last_beat(&self, shard: &str) -> Option<&Arc<Beat>> {
         self.subjects.get(shard).map(|index| &self.beats[*index])
     }
 
@@ -92,7 +93,7 @@ impl Server {
         }
         let sequence = self.beats.len() as u64 + 1;
         self.subjects.insert(shard.to_owned(), self.beats.len());
-        self.beats.push(Beat { sequence, by, event });
+        self.beats.push(Arc::new(Beat { sequence, by, event: Arc::new(event) }));
         Ok(sequence)
     }
 

@@ -81,7 +81,7 @@ impl World {
         let shard = &mut self.shards[n].1;
         match message {
             Message::Wake => self.shard_wakes(n),
-            Message::Answer(answer) => self.shard_answered(n, answer),
+            Message::Answer(answer) => self.shard_answered(n, *answer),
             Message::NoAnswer(number) => {
                 let is_known = self.shards[n].0.waiting.remove(&number).is_some();
                 let shard = &mut self.shards[n].1;
@@ -94,8 +94,9 @@ impl World {
                 }
             }
             Message::Control(entry) => {
-                if let (Some(watcher), Ok(event)) = (&mut shard.watcher, v1::Event::decode(entry.payload))
+                if let Some(watcher) = &mut shard.watcher
                     && entry.subject.split('.').skip(4).any(|token| token == shard.id.as_str())
+                    && let Ok(event) = v1::Event::decode(entry.payload.clone())
                 {
                     watcher.follow(entry.sequence, &event);
                 }
@@ -230,7 +231,7 @@ impl World {
 fn as_last(last: Option<Beat>, process: &str) -> Last {
     let Some(beat) = last else { return Last::Nothing };
     let sequence = beat.sequence;
-    match (beat.by, beat.event.payload) {
+    match (beat.by, &beat.event.payload) {
         (None, _) => Last::Fence { sequence },
         (Some((by, number)), _) if by == process => Last::Own { sequence, number },
         (Some((by, _)), Some(Payload::Heartbeat(h))) => {
