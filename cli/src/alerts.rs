@@ -17,9 +17,6 @@ use crate::{AlertAction, Look, Who, operate, table};
 /// `arbees alerts`
 pub async fn list(look: &Look, all: bool) -> Result<()> {
     let alerts = queries::alerts(&pool(look).await?, all).await?;
-    if look.json {
-        return print_json(&alerts);
-    }
     let row = |a: &AlertLine| {
         let seen = match (&a.acknowledged_by, a.is_false_alarm) {
             (Some(who), true) => format!("{who}: false alarm"),
@@ -35,8 +32,7 @@ pub async fn list(look: &Look, all: bool) -> Result<()> {
         vec![a.severity.clone(), a.incident.clone(), since, until, told, seen, a.summary.clone()]
     };
     let rows: Vec<_> = alerts.iter().map(row).collect();
-    table::print(&["SEVERITY", "INCIDENT", "SINCE", "UNTIL", "TOLD", "SEEN BY", "WHAT"], &rows);
-    Ok(())
+    table::show(look, &["SEVERITY", "INCIDENT", "SINCE", "UNTIL", "TOLD", "SEEN BY", "WHAT"], &rows, &alerts)
 }
 
 /// `arbees alerts test|ack|silence`

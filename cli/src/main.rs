@@ -2,6 +2,7 @@
 
 mod addresses;
 mod alerts;
+mod audit;
 mod operate;
 mod show;
 mod table;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use arbees_core::exit::{Exit, report};
 use arbees_fleet::decide::operator::Verb;
+use arbees_projections::audit::Moment;
 use arbees_proto::{GameId, ShardId};
 use arbees_testkit::feed::Source;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::operate::Operate;
 
@@ -138,6 +140,115 @@ enum Command {
     ///
     /// Example: arbees verify
     Verify(Look),
+    /// Why a game is where it is, or was: who had it, from when to when, what led to each move, who else was thought of, who was
+    /// told.
+    ///
+    /// Example: arbees explain nfl-401547417 --at 21:04
+    Explain {
+        game: GameId,
+        /// With what had happened by then
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
+        at: Moment,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// All that happened to a game, a shard or an incident, in its order.
+    ///
+    /// Example: arbees history shard shard_02
+    History {
+        #[arg(value_enum)]
+        of: HistoryOf,
+        /// As in nfl-401547417, shard_02 or shard_lost:shard_02
+        id: String,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// The fleet as it was at a moment: the fold of the log up to it.
+    ///
+    /// Example: arbees state --at '2026-11-22 21:04'
+    State {
+        /// A time or a sequence
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
+        at: Moment,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// What changed between two moments.
+    ///
+    /// Example: arbees diff 10m now
+    Diff {
+        #[arg(value_name = "MOMENT", value_parser = moment)]
+        from: Moment,
+        #[arg(value_name = "MOMENT", value_parser = moment, default_value = "now")]
+        to: Moment,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// Events of the log as lines, without the database.
+    ///
+    /// Example: arbees replay --type GameReassigned --from 1h --follow
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// Whether the promise was kept: seconds that games were watched by nobody or by two, and how fast all was found, moved and
+    /// recovered, beside the targets.
+    ///
+    /// Example: arbees sla --from 24h
+    Sla {
+        /// Events before that are not counted
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "1")]
+        from: Moment,
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
+        to: Moment,
+        #[command(flatten)]
+        past: Past,
+    },
+}
+
+/// What `history` is of.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum HistoryOf {
+    Game,
+    Shard,
+    Alert,
+}
+
+/// Which events.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// The stream: control, alerts, heartbeats, game_states
+    #[arg(long, default_value = "control", value_parser = ["control", "alerts", "heartbeats", "game_states"])]
+    stream: String,
+    /// Only subjects that this filter matches, as in 'arbees.control.game.*'
+    #[arg(long, value_name = "FILTER")]
+    subject: Option<String>,
+    /// Only events of this type, as in GameReassigned
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "1")]
+    from: Moment,
+    #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
+    to: Moment,
+    /// Go on with what is new, until Ctrl-C
+    #[arg(long, conflicts_with = "to")]
+    follow: bool,
+}
+
+/// How the past is looked at.
+#[derive(Args, Debug)]
+pub struct Past {
+    /// Read the archive in the database, and not the log
+    #[arg(long)]
+    archive: bool,
+    #[command(flatten)]
+    look: Look,
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    Moment::parse(text, &chrono::Local, chrono::Utc::now())
 }
 
 #[derive(Subcommand, Debug)]
@@ -218,6 +329,9 @@ pub struct Look {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Lists as CSV
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
     /// The folder given to `arbees up --data`
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -243,6 +357,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<(), Exit> {
+    if !matches!(command, Command::Up(_)) {
+        // `arbees replay | head` ends like any other filter. `up` must live to stop what it started.
+        sigpipe::reset();
+    }
     let done = match command {
         Command::Up(args) => up::run(args).await,
         Command::Migrate => return show::migrate().await,
@@ -261,6 +379,12 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Alerts { action: None, all, look } => alerts::list(&look, all).await,
         Command::Alerts { action: Some(action), .. } => alerts::run(action).await,
         Command::Verify(look) => verify::run(&look).await,
+        Command::Explain { game, at, past } => audit::explain(&game, at, &past).await,
+        Command::History { of, id, past } => audit::history(of, &id, &past).await,
+        Command::State { at, past } => audit::state(at, &past).await,
+        Command::Diff { from, to, past } => audit::diff(from, to, &past).await,
+        Command::Replay { which, past } => audit::replay(&which, &past).await,
+        Command::Sla { from, to, past } => audit::sla(from, to, &past).await,
     };
     done.map_err(|error| Exit::Failed(format!("{error:#}")))
 }

@@ -82,9 +82,6 @@ pub async fn status(look: &Look) -> Result<()> {
 /// `arbees games`
 pub async fn games(look: &Look, all: bool) -> Result<()> {
     let games = queries::games(&pool(look).await?, all).await?;
-    if look.json {
-        return print_json(&games);
-    }
     let row = |g: &GameLine| {
         let shard = match (&g.shard, g.queued_since) {
             (Some(shard), _) if g.confirmed_at.is_none() => format!("{shard} (not yet confirmed)"),
@@ -104,16 +101,12 @@ pub async fn games(look: &Look, all: bool) -> Result<()> {
         ]
     };
     let rows: Vec<_> = games.iter().map(row).collect();
-    table::print(&["GAME", "TEAMS", "PHASE", "SCORE", "STARTS", "SHARD", "SINCE"], &rows);
-    Ok(())
+    table::show(look, &["GAME", "TEAMS", "PHASE", "SCORE", "STARTS", "SHARD", "SINCE"], &rows, &games)
 }
 
 /// `arbees shards` and `arbees services`
 pub async fn services(look: &Look, kind: Option<&str>) -> Result<()> {
     let services = queries::services(&pool(look).await?, kind).await?;
-    if look.json {
-        return print_json(&services);
-    }
     let row = |s: &ServiceLine| {
         let load = s.max_games.filter(|_| s.kind == "shard").map(|most| format!("{}/{most}", s.games));
         let silent = s.silent_for.map(|t| format!("{t:.1} s"));
@@ -130,6 +123,6 @@ pub async fn services(look: &Look, kind: Option<&str>) -> Result<()> {
         ]
     };
     let rows: Vec<_> = services.iter().map(row).collect();
-    table::print(&["KIND", "NAME", "STATUS", "SILENT FOR", "GAMES", "BEATS ON", "VERSION", "RESTARTS"], &rows);
-    Ok(())
+    let header = ["KIND", "NAME", "STATUS", "SILENT FOR", "GAMES", "BEATS ON", "VERSION", "RESTARTS"];
+    table::show(look, &header, &rows, &services)
 }

@@ -1,4 +1,32 @@
-//! Aligned tables for people.
+//! Lists, as aligned tables for people, as CSV for spreadsheets, as JSON for programs.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::Look;
+
+/// Prints `rows` under `header`, or `value`, which is the same for programs.
+pub fn show<T: Serialize + ?Sized>(look: &Look, header: &[&str], rows: &[Vec<String>], value: &T) -> Result<()> {
+    if look.json {
+        println!("{}", serde_json::to_string_pretty(value)?);
+    } else if look.csv {
+        print!("{}", csv(header, rows));
+    } else {
+        print(header, rows);
+    }
+    Ok(())
+}
+
+/// RFC 4180.
+fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |cell: &str| {
+        let is_plain = !cell.contains([',', '"', '\n', '\r']);
+        if is_plain { cell.to_owned() } else { format!("\"{}\"", cell.replace('"', "\"\"")) }
+    };
+    let line = |cells: Vec<String>| format!("{}\r\n", cells.join(","));
+    let header = line(header.iter().map(|h| cell(&h.to_lowercase().replace(' ', "_"))).collect());
+    header + &rows.iter().map(|row| line(row.iter().map(|c| cell(c)).collect())).collect::<String>()
+}
 
 /// Prints `rows` under `header`, each column as wide as its widest cell.
 pub fn print(header: &[&str], rows: &[Vec<String>]) {
@@ -26,6 +54,12 @@ fn line<'a>(widths: &[usize], cells: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn csv_quotes_what_it_must() {
+        let rows = vec![vec!["a, b".to_owned(), "say \"c\"".to_owned()]];
+        assert_eq!(super::csv(&["GAME", "SILENT FOR"], &rows), "game,silent_for\r\n\"a, b\",\"say \"\"c\"\"\"\r\n");
+    }
+
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = vec![vec!["nfl-1".to_owned(), "é".to_owned()], vec!["x".to_owned(), "yy".to_owned()]];

@@ -118,6 +118,9 @@ impl State {
         }
         if let Some(service) = touched.service.as_ref().and_then(|key| self.services.get_mut(key)) {
             service.last_sequence = sequence;
+            if !matches!(event.payload, Some(Payload::AssignmentConfirmed(_))) {
+                service.standing = event_id(event);
+            }
         }
     }
 
@@ -291,6 +294,7 @@ impl State {
             failed_checks: Vec::new(),
             breaker: Breaker::default(),
             drain: Drain::No,
+            standing: EventId([0; 16]),
             last_sequence: 0,
         });
         service.info.clone_from(info);

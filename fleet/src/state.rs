@@ -9,7 +9,7 @@ use arbees_proto::{Epoch, EventId, GameId, InstanceId, ServiceKind, ShardId, v1}
 use serde::{Deserialize, Serialize};
 
 /// Rises whenever the same events would fold to another state; a snapshot of another version is not used.
-pub const FOLD_VERSION: u32 = 2;
+pub const FOLD_VERSION: u32 = 3;
 
 /// Everything folded from CONTROL. Its JSON is the snapshot, and the same state always has the same JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -293,6 +293,8 @@ pub struct Service {
     pub failed_checks: Vec<String>,
     pub breaker: Breaker,
     pub drain: Drain,
+    /// The event that made it stand as it does: its status, breaker or drain. Moves off it name it as their cause.
+    pub standing: EventId,
     /// Sequence of the last event about it.
     pub last_sequence: u64,
 }

@@ -140,6 +140,31 @@ impl Names {
         format!("{}.control.service.{kind}.{}", self.root, escape(instance))
     }
 
+    /// The two filters that together are all that CONTROL tells of one game.
+    #[must_use]
+    pub fn game(&self, game: &str) -> [String; 2] {
+        let id = escape(game);
+        [format!("{}.control.game.{id}", self.root), format!("{}.control.assignment.{id}.*.*", self.root)]
+    }
+
+    /// What CONTROL tells of leaders.
+    #[must_use]
+    pub fn leader(&self) -> String {
+        format!("{}.control.leader", self.root)
+    }
+
+    /// What CONTROL tells of the fleet as a whole.
+    #[must_use]
+    pub fn fleet(&self) -> String {
+        format!("{}.control.fleet", self.root)
+    }
+
+    /// What operators asked for.
+    #[must_use]
+    pub fn operators(&self) -> String {
+        format!("{}.control.operator.*", self.root)
+    }
+
     /// The subject on which `payload` belongs in CONTROL; none for what belongs elsewhere.
     #[must_use]
     pub fn control(&self, payload: &Payload) -> Option<String> {
@@ -151,7 +176,7 @@ impl Names {
         let instance = |kind: &str, id: &str| Some(format!("{root}.control.service.{}.{}", escape(kind), escape(id)));
         let service = |s: Option<&crate::v1::Service>| s.and_then(|s| instance(&s.kind, &s.instance));
         match payload {
-            Payload::LeaderElected(_) => Some(format!("{root}.control.leader")),
+            Payload::LeaderElected(_) => Some(self.leader()),
             Payload::GameDiscovered(e) => e.game.as_ref().and_then(|g| game(&g.id)),
             Payload::GameWentLive(e) => game(&e.game),
             Payload::GameSuspended(e) => game(&e.game),
@@ -186,7 +211,7 @@ impl Names {
             | Payload::BrakeReleased(_)
             | Payload::MovesPaused(_)
             | Payload::MovesResumed(_)
-            | Payload::ShadowMode(_) => Some(format!("{root}.control.fleet")),
+            | Payload::ShadowMode(_) => Some(self.fleet()),
             Payload::Heartbeat(_)
             | Payload::Fence(_)
             | Payload::GameStateChanged(_)

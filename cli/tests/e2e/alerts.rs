@@ -44,17 +44,6 @@ fn file(plane: &Plane) -> Vec<Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
-/// Runs `arbees` with the plane's settings in its environment: its exit code and what it printed.
-async fn arbees(plane: &Plane, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_arbees"));
-    command.args(args).envs(&plane.settings).env("USER", "ann");
-    // Not the stack that may be up in this folder.
-    command.current_dir(plane.scratch.path());
-    let out = command.output().await.unwrap();
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    (out.status.code(), text)
-}
-
 /// A plane whose alerts go to `receiver` on every channel there is.
 async fn plane(name: &str, receiver: &Receiver) -> Plane {
     let mut plane = Plane::new(name, Sim::all_live(60.0, 12, 24 * 60)).await;
@@ -116,14 +105,14 @@ async fn when_all_shards_die_everybody_is_told_within_seconds_and_told_again_whe
     let signed = &receiver.received("/hook")[0];
     assert!(signed.headers["x-arbees-signature"].to_str().unwrap().starts_with("sha256="));
 
-    let (code, text) = arbees(&plane, &["alerts", "ack", "shard_lost:shard_09"]).await;
+    let (code, text) = plane.arbees(&["alerts", "ack", "shard_lost:shard_09"]).await;
     assert!(code == Some(1) && text.contains("there are all_shards_unhealthy"), "{text}");
-    let (code, text) = arbees(&plane, &["alerts", "ack", "all_shards_unhealthy"]).await;
+    let (code, text) = plane.arbees(&["alerts", "ack", "all_shards_unhealthy"]).await;
     assert_eq!((code, text.as_str()), (Some(0), "done\n"));
-    let (code, text) = arbees(&plane, &["alerts", "silence", "nonsense", "--for", "5m"]).await;
+    let (code, text) = plane.arbees(&["alerts", "silence", "nonsense", "--for", "5m"]).await;
     assert!(code == Some(1) && text.contains("is no kind of alert: allowed are all all_shards"), "{text}");
     let listed = || async {
-        let (_, text) = arbees(&plane, &["alerts"]).await;
+        let (_, text) = plane.arbees(&["alerts"]).await;
         let line = text.lines().find(|l| l.contains("all_shards_unhealthy")).unwrap_or_default().to_owned();
         let is_whole = ["critical", "file,pagerduty,redis,slack,sms,webhook", "ann", "none of 2 shards"];
         if is_whole.iter().all(|part| line.contains(part)) { Ok(()) } else { Err(text) }
@@ -162,18 +151,18 @@ async fn channels_are_tried_by_command_and_a_silenced_kind_is_told_when_the_sile
     plane.settings.insert("OPERATOR_TOKEN".into(), "token".into());
     plane.all(2).await;
     plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
-    let (code, text) = arbees(&plane, &["alerts", "test"]).await;
+    let (code, text) = plane.arbees(&["alerts", "test"]).await;
     assert!(
         code == Some(0) && text.matches("answered 200").count() == 4 && text.matches(" ok ").count() == 6,
         "{text}"
     );
     receiver.set_mood(Mood::Status(404, 0));
-    let (code, text) = arbees(&plane, &["alerts", "test", "--channel", "slack"]).await;
+    let (code, text) = plane.arbees(&["alerts", "test", "--channel", "slack"]).await;
     assert!(code == Some(1) && text.contains("FAILED") && text.contains("answered 404"), "{text}");
     receiver.set_mood(Mood::Well);
     let tested = receiver.received("/slack").len();
     leader_may_judge().await;
-    assert_eq!(arbees(&plane, &["alerts", "silence", "all", "--for", "12s"]).await.0, Some(0));
+    assert_eq!(plane.arbees(&["alerts", "silence", "all", "--for", "12s"]).await.0, Some(0));
     plane.programs.process("shard_01").unwrap().kill().await;
     let held = || async {
         let is_it = |e: &&v1::Event| matches!(&e.payload, Some(Payload::AlertSuppressed(a)) if a.kind == "shard_lost");

@@ -1,6 +1,7 @@
 //! The main job, end to end, on real servers and real processes.
 
 mod alerts;
+mod audit;
 mod faults;
 mod first_day;
 mod ground;

@@ -125,6 +125,17 @@ impl Plane {
         PgPool::connect(&self.postgres.url()).await.unwrap()
     }
 
+    /// Exit code and output of `arbees` with these arguments, for this plane.
+    pub async fn arbees(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_arbees"));
+        command.args(args).envs(&self.settings).env("USER", "ann");
+        // Not the stack that may be up in this folder.
+        command.current_dir(self.scratch.path());
+        let out = command.output().await.unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        (out.status.code(), text)
+    }
+
     /// The fold of the log as it is now.
     pub async fn state(&self) -> State {
         self.log.fold(None).await.unwrap()

@@ -20,6 +20,22 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// A message as an archive kept it.
+    #[must_use]
+    pub fn archived(
+        sequence: u64,
+        stored_at_ns: i64,
+        subject: String,
+        headers: &std::collections::BTreeMap<String, String>,
+        payload: Vec<u8>,
+    ) -> Self {
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(name.as_str(), value.as_str());
+        }
+        Self { sequence, stored_at_ns, pending: 0, subject, headers: Some(map), payload: payload.into() }
+    }
+
     /// The value of a header; empty when it is absent.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arbees_proto::{GameId, Payload, ShardId, v1};
 use serde::{Deserialize, Serialize};
 
-use super::place::Why;
+use super::place::{Grounds, Why};
 use super::{Fleet, reason};
 use crate::placement::{Place, weight_of};
 use crate::settings::short;
@@ -296,8 +296,9 @@ impl Fleet {
             Verb::Move { .. } => {}
         }
         for planned in &plan.moves {
-            let why = (format!("{operator} asked for it"), "an operator's word");
-            self.give(&planned.game, &planned.to, (&why.0, why.1), crate::placement::Choice::default());
+            let asked_for = format!("{operator} asked for it");
+            let why = Grounds { cause: &asked_for, rule: "an operator's word", event: cause };
+            self.give(&planned.game, &planned.to, why, crate::placement::Choice::default());
         }
     }
 }

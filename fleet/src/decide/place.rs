@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use arbees_proto::{GameId, Payload, ServiceKind, ShardId, v1};
+use arbees_proto::{EventId, GameId, Payload, ServiceKind, ShardId, v1};
 
 use super::alert::Severity;
 use super::common;
@@ -68,6 +68,11 @@ impl Why {
         matches!(self, Self::Due | Self::Lost | Self::NotTakenUp)
     }
 
+    /// Whether it is for how its owner stands.
+    const fn is_owners_fault(self) -> bool {
+        !matches!(self, Self::Due | Self::Surplus | Self::Pinned)
+    }
+
     /// Cause and rule, as they are recorded.
     const fn reason(self) -> (&'static str, &'static str) {
         match self {
@@ -82,6 +87,15 @@ impl Why {
             Self::Pinned => ("pinned elsewhere", "an operator's word"),
         }
     }
+}
+
+/// Why a game is given to a shard, as it is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grounds<'a> {
+    pub cause: &'a str,
+    pub rule: &'a str,
+    /// The event behind it; none: the last one about the game.
+    pub event: Option<EventId>,
 }
 
 /// A game that needs an owner; the derived order is the urgency.
@@ -268,7 +282,9 @@ impl Fleet {
         }
         let Some(place) = places.get_mut(index) else { return };
         let to = place.shard.clone();
-        if !self.give(id, &to, why.reason(), choice) {
+        let (cause, rule) = why.reason();
+        let event = owner.as_ref().filter(|_| why.is_owners_fault()).and_then(|o| self.standing_of(&o.shard));
+        if !self.give(id, &to, Grounds { cause, rule, event }, choice) {
             return;
         }
         place.take(id.league(), weight);
@@ -283,16 +299,23 @@ impl Fleet {
         }
     }
 
+    /// The event that made the shard stand as it does.
+    fn standing_of(&self, shard: &ShardId) -> Option<EventId> {
+        self.state.services.get(&ServiceKey::shard(shard.clone())).map(|s| s.standing)
+    }
+
     /// Decides that `to` watches the game from now on, and says so.
-    pub(super) fn give(&mut self, id: &GameId, to: &ShardId, why: (&str, &str), choice: Choice) -> bool {
+    pub(super) fn give(&mut self, id: &GameId, to: &ShardId, why: Grounds<'_>, choice: Choice) -> bool {
         let Some(game) = self.state.games.get(id) else { return false };
         let (info, owner) = (Some(game.info.clone()), game.owner.clone());
         let cause = match (&owner, game.queued_since_us) {
             (None, None) => game.phase.as_str(),
             (None, Some(_)) => "a shard has room",
-            (Some(_), _) => why.0,
+            (Some(_), _) => why.cause,
         };
-        let why = v1::Reason { candidates: choice.candidates, rejections: choice.rejections, ..reason(cause, why.1) };
+        let event = why.event;
+        let why =
+            v1::Reason { candidates: choice.candidates, rejections: choice.rejections, ..reason(cause, why.rule) };
         let shard = to.to_string();
         let payload = match &owner {
             None => Payload::GameAssigned(v1::GameAssigned { game: info, shard }),
@@ -303,7 +326,7 @@ impl Fleet {
                 shard,
             }),
         };
-        if self.emit_game(id, payload, why, None).is_none() {
+        if self.emit_game(id, payload, why, event).is_none() {
             return false;
         }
         let Some(epoch) = self.state.games.get(id).and_then(|g| g.owner.as_ref()).map(|o| o.epoch) else {

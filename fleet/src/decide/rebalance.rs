@@ -3,6 +3,7 @@
 use arbees_proto::GameId;
 
 use super::Fleet;
+use super::place::Grounds;
 use crate::placement::{Choice, Place};
 use crate::settings::{REBALANCE_EVERY, REBALANCE_GAMES, REBALANCE_REST, REBALANCE_SHARE};
 use crate::state::Status;
@@ -30,7 +31,8 @@ impl Fleet {
         let Some(game) = self.movable(fullest) else { return };
         let to = emptiest.shard.clone();
         self.seen.rebalanced_us = Some(now_us);
-        let why = ("the fleet is uneven", "fullest to emptiest, a few games a minute");
+        let rule = "fullest to emptiest, a few games a minute";
+        let why = Grounds { cause: "the fleet is uneven", rule, event: None };
         self.give(&game, &to, why, Choice::default());
     }
 

@@ -1,0 +1,435 @@
+//! `arbees explain`, `history`, `state`, `diff`, `replay` and `sla`: the past, from the log.
+
+use std::io::IsTerminal as _;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use arbees_core::config::LogConfig;
+use arbees_core::log::{self, ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, Stored};
+use arbees_core::time::now_us;
+use arbees_fleet::State;
+use arbees_projections::audit::explain::{self, Explanation, Stint};
+use arbees_projections::audit::sla::{Counter, GameSla, Sla, Spread};
+use arbees_projections::audit::story::{self, Line};
+use arbees_projections::audit::{Moment, Source, sequence_at};
+use arbees_proto::subject::Names;
+use arbees_proto::{GameId, Payload, ServiceKind};
+use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{HistoryOf, Look, Past, Which, addresses, show, table};
+
+/// A person is waiting: a log that does not answer within this is said to be away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Games of a table of many that are listed before the rest is only counted.
+const WORST_LISTED: usize = 20;
+
+async fn the_log(look: &Look) -> Result<Log> {
+    let addresses = addresses::find(look)?;
+    let names = Names::new(&addresses.stream_prefix);
+    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
+    let never = CancellationToken::new();
+    let connecting = tokio::time::timeout(ANSWER_WITHIN, log::connect("arbees", &config, &never));
+    Ok(connecting.await.context("the log is away")??)
+}
+
+/// The log; the archive when it is asked for, or when the log is away.
+async fn source(past: &Past) -> Result<Source> {
+    if !past.archive {
+        match the_log(&past.look).await {
+            Ok(log) => return Ok(Source::Log(log)),
+            Err(why) => note(&format!("{why:#}: reading the archive in the database")),
+        }
+    }
+    let addresses = addresses::find(&past.look)?;
+    let pool = show::connect(&addresses.database_url).await?;
+    Ok(Source::Archive { pool, names: Names::new(&addresses.stream_prefix) })
+}
+
+#[allow(clippy::print_stderr)]
+fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+fn local(at_us: i64) -> Option<DateTime<Local>> {
+    Local.timestamp_micros(at_us).single()
+}
+
+/// A time of day, or with its date when it is not today's.
+fn clock(at_us: i64) -> String {
+    local(at_us).map_or_else(|| "-".to_owned(), |t| t.format("%m-%d %H:%M:%S%.3f").to_string())
+}
+
+fn whole(at_us: i64) -> String {
+    local(at_us).map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(SecondsFormat::Millis, false))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn seconds(us: i64) -> String {
+    if us.abs() < 1_000_000 { format!("{} ms", us / 1_000) } else { format!("{:.1} s", us as f64 / 1e6) }
+}
+
+fn why(line: &Line) -> String {
+    match (line.cause.as_str(), line.rule.as_str()) {
+        ("", "") => String::new(),
+        (cause, "") => cause.to_owned(),
+        (cause, rule) => format!("{cause}: {rule}"),
+    }
+}
+
+/// `arbees explain`
+pub async fn explain(game: &GameId, at: Moment, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let sequence = sequence_at(&source, at).await?;
+    let explained = explain::explain(&source, game, sequence).await?;
+    if past.look.json {
+        return show::print_json(&explained);
+    }
+    print_explanation(&explained);
+    Ok(())
+}
+
+fn print_explanation(e: &Explanation) {
+    println!("{}  {} at {}, {}", e.game, e.away, e.home, e.phase);
+    match e.stints.first() {
+        Some(now) if now.until_us.is_none() => println!("watched by {}", now.shard),
+        Some(last) => println!("watched by nobody since {}", whole(last.until_us.unwrap_or(0))),
+        None => println!("nobody has ever watched it"),
+    }
+    if let Some(since_us) = e.waits_since_us {
+        println!("waits for a shard since {}", whole(since_us));
+    }
+    e.stints.iter().for_each(print_stint);
+    println!("\n(CONTROL up to {})", e.sequence);
+}
+
+fn print_stint(stint: &Stint) {
+    let until = stint.until_us.map_or_else(|| "now".to_owned(), whole);
+    println!("\n{}  {} to {until}", stint.shard, whole(stint.from_us));
+    let from = stint.before.as_ref().map_or_else(|| "given".to_owned(), |before| format!("moved from {before}"));
+    println!("  {from}: {} ({})", stint.cause, stint.rule);
+    println!("  decided by {} in term {}, event {} of CONTROL", stint.leader, stint.term, stint.sequence);
+    match stint.confirmed_us {
+        Some(at_us) => println!("  it said that it watches {} later", seconds(at_us - stint.from_us)),
+        None => println!("  it has never said that it watches"),
+    }
+    for line in &stint.because {
+        println!("  because  {}  {}", clock(line.at_us), line.text);
+    }
+    if !stint.candidates.is_empty() {
+        let all: Vec<String> = stint.candidates.iter().map(|c| format!("{} {}", c.shard, c.score)).collect();
+        println!("  candidates, best first: {}", all.join(", "));
+    }
+    if !stint.rejections.is_empty() {
+        let all: Vec<String> = stint.rejections.iter().map(|r| format!("{} x {}", r.count, r.code)).collect();
+        println!("  passed over: {}", all.join(", "));
+    }
+    for line in &stint.told {
+        println!("  told     {}  {}", clock(line.at_us), line.text);
+    }
+}
+
+/// `arbees history`
+pub async fn history(of: HistoryOf, id: &str, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let names = source.names();
+    let (stream, filters) = match of {
+        HistoryOf::Game => (CONTROL, names.game(id).to_vec()),
+        HistoryOf::Shard => {
+            let mut filters = names.shard_filters(id).to_vec();
+            filters.push(names.service(ServiceKind::Shard, id));
+            (CONTROL, filters)
+        }
+        HistoryOf::Alert => (ALERTS, vec![names.alert(id.split(':').next().unwrap_or(id))]),
+    };
+    let is_about = |event: &Option<Payload>| match (of, event) {
+        (HistoryOf::Alert, Some(payload)) if id.contains(':') => story::text(payload).contains(id),
+        _ => true,
+    };
+    let mut lines = Vec::new();
+    let keep = |stored: Stored| {
+        if let Ok(event) = stored.event()
+            && is_about(&event.payload)
+        {
+            lines.push(story::line_of(stored.sequence, &event));
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(stream, &filters, 1, u64::MAX >> 1, keep).await?;
+    if lines.is_empty() {
+        bail!("nothing is known of {id} in {}", source.name());
+    }
+    list(&past.look, &lines)
+}
+
+fn list(look: &Look, lines: &[Line]) -> Result<()> {
+    let row = |l: &Line| {
+        let at = if look.csv { whole(l.at_us) } else { clock(l.at_us) };
+        vec![l.sequence.to_string(), at, l.event_type.clone(), l.text.clone(), why(l)]
+    };
+    let rows: Vec<_> = lines.iter().map(row).collect();
+    table::show(look, &["SEQUENCE", "AT", "EVENT", "WHAT", "WHY"], &rows, lines)
+}
+
+/// `arbees state`
+pub async fn state(at: Moment, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let sequence = sequence_at(&source, at).await?;
+    let state = source.fold(sequence).await?;
+    let hash = arbees_proto::envelope::hex(&state.hash());
+    if past.look.json {
+        return show::print_json(&json!({ "state": state, "state_hash": hash }));
+    }
+    if !past.look.csv {
+        if let Moment::Time(at_us) = at {
+            println!("as of {}", whole(at_us));
+        }
+        let head = &state.head;
+        println!("CONTROL up to {}, whose last event is of {}", head.sequence, whole(head.occurred_at_us));
+        println!("term {}, generation {}, state hash {hash}", head.term, head.generation);
+        for (is_so, what) in [
+            (state.paused, "automatic moves are paused"),
+            (state.shadow, "shadow mode: decided, and not sent"),
+            (state.brake_since_us.is_some(), "the brake is on: moves trickle"),
+        ] {
+            if is_so {
+                println!("{what}");
+            }
+        }
+        println!();
+        let services = state.services.iter().map(|(key, s)| {
+            let load = state.loads().get(&key.instance).copied().unwrap_or(0);
+            let games = if key.kind == ServiceKind::Shard { load.to_string() } else { "-".to_owned() };
+            let since = clock(s.status_since_us);
+            let circuit = s.breaker.circuit.as_str().to_owned();
+            vec![key.to_string(), s.status.as_str().to_owned(), since, games, circuit, s.drain.as_str().to_owned()]
+        });
+        table::print(&["SERVICE", "STATUS", "SINCE", "GAMES", "BREAKER", "DRAIN"], &services.collect::<Vec<_>>());
+        println!();
+    }
+    let games = state.games.iter().map(|(id, g)| {
+        let owner = |f: &dyn Fn(&arbees_fleet::state::Owner) -> String| g.owner.as_ref().map_or("-".to_owned(), f);
+        let confirmed = owner(&|o| o.confirmed_at_us.map_or_else(|| "not yet".to_owned(), clock));
+        vec![
+            id.to_string(),
+            g.phase.as_str().to_owned(),
+            owner(&|o| o.shard.to_string()),
+            owner(&|o| clock(o.since_us)),
+            confirmed,
+            g.queued_since_us.map_or_else(|| "-".to_owned(), clock),
+        ]
+    });
+    let rows: Vec<_> = games.collect();
+    table::show(&past.look, &["GAME", "PHASE", "SHARD", "SINCE", "CONFIRMED", "WAITS SINCE"], &rows, &state)
+}
+
+/// `arbees diff`
+pub async fn diff(from: Moment, to: Moment, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let before = source.fold(sequence_at(&source, from).await?).await?;
+    let after = source.fold(sequence_at(&source, to).await?).await?;
+    let mut rows = Vec::new();
+    let (games, services) = (games_of(&before), services_of(&before));
+    differ("game", &games, &games_of(&after), &mut rows);
+    differ("service", &services, &services_of(&after), &mut rows);
+    let value: Vec<_> = rows.iter().map(|r| json!({ "of": r[0], "id": r[1], "was": r[2], "is": r[3] })).collect();
+    if !past.look.json && !past.look.csv {
+        println!("CONTROL from {} to {}: {} difference(s)", before.head.sequence, after.head.sequence, rows.len());
+    }
+    table::show(&past.look, &["OF", "ID", "WAS", "IS"], &rows, &value)
+}
+
+type Told = std::collections::BTreeMap<String, String>;
+
+fn games_of(state: &State) -> Told {
+    let of = |(id, g): (&GameId, &arbees_fleet::state::Game)| {
+        let owner = g.owner.as_ref().map_or_else(|| "nobody".to_owned(), |o| o.shard.to_string());
+        let waits = if g.queued_since_us.is_some() { ", waits" } else { "" };
+        (id.to_string(), format!("{} with {owner}{waits}", g.phase.as_str()))
+    };
+    state.games.iter().map(of).collect()
+}
+
+fn services_of(state: &State) -> Told {
+    let of = |(key, s): (&arbees_fleet::state::ServiceKey, &arbees_fleet::state::Service)| {
+        let mut told = s.status.as_str().to_owned();
+        if s.breaker.circuit != arbees_fleet::state::Circuit::Closed {
+            told += &format!(", breaker {}", s.breaker.circuit.as_str());
+        }
+        if s.drain != arbees_fleet::state::Drain::No {
+            told += &format!(", {}", s.drain.as_str());
+        }
+        (key.to_string(), format!("{told}, process {}", s.info.process))
+    };
+    state.services.iter().map(of).collect()
+}
+
+fn differ(of: &str, before: &Told, after: &Told, rows: &mut Vec<Vec<String>>) {
+    let ids: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    for id in ids {
+        if before.get(id) != after.get(id) {
+            let told = |all: &Told| all.get(id).cloned().unwrap_or_else(|| "-".to_owned());
+            rows.push(vec![of.to_owned(), id.clone(), told(before), told(after)]);
+        }
+    }
+}
+
+/// `arbees replay`
+pub async fn replay(which: &Which, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let base = match which.stream.as_str() {
+        "alerts" => ALERTS,
+        "heartbeats" => HEARTBEATS,
+        "game_states" => GAME_STATES,
+        _ => CONTROL,
+    };
+    let (from, to) = match (base, which.from, which.to) {
+        // Another stream than CONTROL is found by its own sequences.
+        (CONTROL, from, to) => (first_from(&source, from).await?, sequence_at(&source, to).await?),
+        (_, Moment::Sequence(from), to) => (from, if let Moment::Sequence(to) = to { to } else { u64::MAX >> 1 }),
+        _ => bail!("--from and --to of {base} are sequences: times are looked up in CONTROL alone"),
+    };
+    let filters: Vec<String> = which.subject.iter().cloned().collect();
+    let is_wanted = |line: &Line| which.event_type.as_ref().is_none_or(|t| *t == line.event_type);
+    let mut last = from.saturating_sub(1);
+    let mut lines = Vec::new();
+    let print = |stored: Stored| {
+        last = stored.sequence;
+        match story::line(&stored) {
+            Some(line) if is_wanted(&line) => {
+                if past.look.csv {
+                    lines.push(line);
+                } else {
+                    print_line(&line, past.look.json);
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(base, &filters, from, to, print).await?;
+    if past.look.csv {
+        return list(&past.look, &lines);
+    }
+    if which.follow {
+        let Source::Log(log) = &source else { bail!("the archive is no log: it cannot be followed") };
+        let mut tail = log.tail(base, filters, last + 1);
+        while let Some(stored) = tail.next().await {
+            if let Some(line) = story::line(&stored).filter(is_wanted) {
+                print_line(&line, past.look.json);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first sequence that is not before `moment`.
+async fn first_from(source: &Source, moment: Moment) -> Result<u64> {
+    Ok(match moment {
+        Moment::Sequence(sequence) => sequence,
+        Moment::Now | Moment::Time(_) => sequence_at(source, moment).await? + 1,
+    })
+}
+
+fn print_line(line: &Line, as_json: bool) {
+    if as_json {
+        println!("{}", serde_json::to_string(line).unwrap_or_default());
+        return;
+    }
+    let why = why(line);
+    let why = if why.is_empty() { why } else { format!("  [{why}]") };
+    println!("{:>8}  {}  {}{why}", line.sequence, clock(line.at_us), line.text);
+}
+
+/// `arbees sla`
+pub async fn sla(from: Moment, to: Moment, past: &Past) -> Result<()> {
+    let source = source(past).await?;
+    let (first, last) = (first_from(&source, from).await?, sequence_at(&source, to).await?);
+    let mut counter = Counter::default();
+    let is_watched = std::io::stderr().is_terminal();
+    let mut begun_us = None;
+    let count = |stored: Stored| {
+        if let Ok(event) = stored.event() {
+            if stored.sequence >= first && first > 1 && begun_us.is_none() {
+                let at_us = if let Moment::Time(at_us) = from { at_us } else { event.occurred_at_us };
+                counter.begin(at_us);
+                begun_us = Some(at_us);
+            }
+            counter.control(&event);
+        }
+        if is_watched && stored.sequence.is_multiple_of(100_000) {
+            note(&format!("{} of {last} events counted", stored.sequence));
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(CONTROL, &[], 1, last, count).await?;
+    let until_us = if let Moment::Time(at_us) = to { at_us } else { now_us() };
+    let is_meant = |at_us: i64| begun_us.is_none_or(|begun| at_us >= begun) && at_us <= until_us;
+    let mut states = |stored: Stored| {
+        if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
+            counter.state(&event);
+        }
+        ControlFlow::Continue(())
+    };
+    if let Source::Log(_) = &source {
+        source.read(GAME_STATES, &[], 1, u64::MAX >> 1, &mut states).await?;
+    }
+    let alerts = |stored: Stored| {
+        if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
+            counter.alert(&event);
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(ALERTS, &[], 1, u64::MAX >> 1, alerts).await?;
+    let sla = counter.finish(until_us);
+    if past.look.json {
+        return show::print_json(&sla);
+    }
+    let mut worst: Vec<&GameSla> = sla.games.iter().collect();
+    worst.sort_by_key(|g| std::cmp::Reverse((g.unwatched_us + g.doubled_us, g.live_us)));
+    let row = |g: &&GameSla| {
+        let found = g.to_watched_us.map_or_else(|| "-".to_owned(), seconds);
+        let (unwatched, doubled) = (seconds(g.unwatched_us), seconds(g.doubled_us));
+        vec![g.game.clone(), seconds(g.live_us), unwatched, doubled, found, g.moves.to_string()]
+    };
+    let header = ["GAME", "IN PLAY", "UNWATCHED", "WATCHED BY TWO", "TO WATCHED", "MOVES"];
+    if past.look.csv {
+        return table::show(&past.look, &header, &worst.iter().map(row).collect::<Vec<_>>(), &sla);
+    }
+    println!("{} to {}, {} game(s) in play", whole(sla.from_us), whole(sla.until_us), sla.games.len());
+    println!();
+    table::print(&["WHAT", "IS", "TARGET"], &figures(&sla));
+    println!();
+    let shown: Vec<_> = worst.iter().take(WORST_LISTED).map(row).collect();
+    table::print(&header, &shown);
+    if worst.len() > WORST_LISTED {
+        println!("and {} more, none of them worse", worst.len() - WORST_LISTED);
+    }
+    Ok(())
+}
+
+fn figures(sla: &Sla) -> Vec<Vec<String>> {
+    let spread = |s: Spread| {
+        let of = |t: Option<i64>| t.map_or_else(|| "-".to_owned(), seconds);
+        format!("p50 {}, p99 {}, worst {} of {}", of(s.p50_us), of(s.p99_us), of(s.worst_us), s.count)
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let percent = |count: u64, of: u64| match of {
+        0 => "none happened".to_owned(),
+        of => format!("{:.1} % of {of}", 100.0 * count as f64 / of as f64),
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let share = |us: i64| 100.0 * us as f64 / (sla.live_us.max(1)) as f64;
+    let line = |what: &str, is: String, target: &str| vec![what.to_owned(), is, target.to_owned()];
+    vec![
+        line("unwatched", format!("{} ({:.3} %)", seconds(sla.unwatched_us), share(sla.unwatched_us)), "-"),
+        line("watched by two", seconds(sla.doubled_us), "0 ms"),
+        line("from known to watched", spread(sla.to_watched), "-"),
+        line("hand-over", spread(sla.handover), "-"),
+        line("recovery from a lost shard", spread(sla.recovery), "< 120 s"),
+        line("recovered without a hand", percent(sla.automatic.count, sla.automatic.of), "> 95 %"),
+        line("false alarms", percent(sla.false_alarms.count, sla.false_alarms.of), "< 5 %"),
+    ]
+}

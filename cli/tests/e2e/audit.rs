@@ -1,0 +1,190 @@
+//! The past, asked for: why each game moved, what was so at any moment, and whether the promise was kept.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use arbees_core::log::CONTROL;
+use arbees_fleet::State;
+use arbees_projections::audit::explain::{Explanation, explain};
+use arbees_projections::audit::{Moment, Source, sequence_at, state_at};
+use arbees_proto::subject::Names;
+use arbees_proto::{Payload, v1};
+use arbees_testkit::feed::Sim;
+use serde_json::Value;
+
+use crate::plane::{PATIENCE, Plane, confirmed, games_of, is, moved, moves};
+
+/// One shard is killed, one drained, one game moved by an operator: what the fault script did.
+async fn a_day_with_faults(name: &str, games: usize) -> (Plane, BTreeMap<&'static str, &'static str>) {
+    let mut plane = Plane::new(name, Sim::all_live(60.0, games, 24 * 60)).await;
+    plane.settings.insert("OPERATOR_TOKEN".into(), "secret".into());
+    plane.settings.insert("MAX_GAMES".into(), games.to_string());
+    plane.all(4).await;
+    plane.until("all games confirmed", |s| is(confirmed(s), games)).await;
+    let state = plane.state().await;
+    let game = games_of(&state, "shard_03").into_iter().next().unwrap();
+    let (code, text) = plane.arbees(&["move", &game, "shard_04"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    plane
+        .until("the game to be moved", |s| if games_of(s, "shard_04").contains(&game) { Ok(()) } else { is(0, 1) })
+        .await;
+    let drained = games_of(&plane.state().await, "shard_02");
+    let (code, text) = plane.arbees(&["drain", "shard_02"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    plane.until("the drained games to be elsewhere", |s| moved(s, &drained, "shard_02")).await;
+    // Judged is nobody before a leader trusts what it hears.
+    crate::plane::leader_may_judge().await;
+    let lost = games_of(&plane.state().await, "shard_01");
+    plane.programs.process("shard_01").unwrap().kill().await;
+    plane.until("the lost games to be elsewhere", |s| moved(s, &lost, "shard_01")).await;
+    let causes = [
+        ("shard_01", "shard shard_01 is lost after"),
+        ("shard_02", "ann asks: drain shard_02"),
+        ("shard_03", "ann asks: move"),
+    ];
+    (plane, causes.into())
+}
+
+/// Every sequence with its event's time and the state after it, told by one fold from the beginning.
+async fn every_state(plane: &Plane) -> Vec<(u64, i64, [u8; 32])> {
+    let (_, end) = plane.log.bounds(CONTROL).await.unwrap();
+    let mut reader = plane.log.read(CONTROL, Vec::new(), 1, end).await.unwrap();
+    let (mut state, mut all) = (State::default(), Vec::new());
+    while let Some(stored) = reader.next().await.unwrap() {
+        let (_, event) = state.fold(&stored.entry()).unwrap();
+        all.push((stored.sequence, event.occurred_at_us, state.hash()));
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_move_is_explained_by_what_was_done_and_every_moment_is_as_it_was() {
+    let (plane, causes) = a_day_with_faults("audit", 40).await;
+    let source = Source::Log(plane.log.clone());
+    let end = source.end().await.unwrap();
+    let moves = moves(&plane).await;
+    assert!(moves.len() >= 20, "{moves:?}");
+    for (game, from, at_us) in &moves {
+        let explained = explain(&source, &game.parse().unwrap(), end).await.unwrap();
+        let stint = explained.stints.iter().find(|s| s.from_us == *at_us).unwrap();
+        assert_eq!(stint.before.as_ref(), Some(from));
+        assert!(stint.because[0].text.starts_with(causes[from.as_str()]), "{stint:#?}");
+        assert_eq!((stint.leader.as_str(), stint.confirmed_us.is_some()), ("orchestrator-1", true));
+        // An operator's word needs no candidates.
+        assert_eq!(stint.candidates.is_empty(), from != "shard_01", "{stint:#?}");
+    }
+    let (game, ..) = moves.iter().find(|(_, from, _)| from == "shard_01").unwrap();
+    let (code, text) = plane.arbees(&["explain", game]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["its shard is lost", "shard shard_01 is lost after", "candidates, best first", "told on file (raised)"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let before_us = moves.iter().map(|(.., at)| *at).min().unwrap() - 1;
+    let at = sequence_at(&source, Moment::Time(before_us)).await.unwrap();
+    let earlier = explain(&source, &game.parse().unwrap(), at).await.unwrap();
+    assert_eq!((earlier.stints.len(), earlier.stints[0].shard.as_str()), (1, "shard_01"));
+
+    // Any moment, from the log and from the archive, is to the bit what it was.
+    plane.verified().await;
+    let archive = Source::Archive { pool: plane.pool().await, names: Names::new("") };
+    let all = every_state(&plane).await;
+    let (first_us, last_us) = (all[0].1, all[all.len() - 1].1);
+    for n in 0..250_i64 {
+        // Spread over the whole time, and at the very events.
+        let at_us =
+            if n % 2 == 0 { first_us + (last_us - first_us) * n / 249 } else { all[all.len() * n as usize / 250].1 };
+        let expected = all.iter().rev().find(|(_, time, _)| *time <= at_us).unwrap();
+        let source = if n % 5 == 0 { &archive } else { &source };
+        let state = state_at(source, Moment::Time(at_us)).await.unwrap();
+        assert_eq!((state.head.sequence, state.hash()), (expected.0, expected.2));
+    }
+    assert_eq!(sequence_at(&source, Moment::Time(first_us - 1)).await.unwrap(), 0, "nothing had happened");
+    assert!(state_at(&source, Moment::Sequence(end + 1_000_000)).await.is_err());
+    let from_archive: Explanation = explain(&archive, &game.parse().unwrap(), end).await.unwrap();
+    let from_log = explain(&source, &game.parse().unwrap(), end).await.unwrap();
+    assert_eq!(serde_json::to_value(&from_archive).unwrap(), serde_json::to_value(&from_log).unwrap());
+    plane.stop(&["ALERT", "shard_lost", "nats"]).await;
+}
+
+/// When a game was watched, worked out anew and in another way: by looking at every hundredth of a second.
+fn unwatched_us(events: &[v1::Event], game: &str, until_us: i64) -> i64 {
+    const STEP: i64 = 10_000;
+    let id = |g: &Option<v1::Game>| g.as_ref().is_some_and(|g| g.id == game);
+    let mut marks: Vec<(i64, bool)> = Vec::new();
+    let mut owner = String::new();
+    let mut live_us = None;
+    for event in events {
+        let at = event.occurred_at_us;
+        match event.payload.as_ref().unwrap() {
+            Payload::GameWentLive(e) if e.game == game => live_us = Some(at),
+            Payload::GameAssigned(e) if id(&e.game) => owner.clone_from(&e.shard),
+            Payload::GameReassigned(e) if id(&e.game) => {
+                owner.clone_from(&e.shard);
+                marks.push((at, false));
+            }
+            Payload::AssignmentConfirmed(e) if id(&e.game) => marks.push((at, true)),
+            Payload::ServiceLost(e) if e.instance == owner => marks.push((at - e.silent_us, false)),
+            _ => {}
+        }
+    }
+    marks.sort_unstable();
+    let mut unwatched = 0;
+    let mut at = live_us.unwrap();
+    while at < until_us {
+        let is_watched = marks.iter().rev().find(|(time, _)| *time <= at).is_some_and(|(_, is)| *is);
+        unwatched += if is_watched { 0 } else { STEP };
+        at += STEP;
+    }
+    unwatched
+}
+
+#[tokio::test]
+async fn the_promise_is_counted_as_another_count_has_it_and_the_commands_answer() {
+    let (plane, _) = a_day_with_faults("sla", 24).await;
+    let (_, end) = plane.log.bounds(CONTROL).await.unwrap();
+    let (code, text) = plane.arbees(&["sla", "--json", "--to", &end.to_string()]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let sla: Value = serde_json::from_str(&text).unwrap();
+    let mut events = Vec::new();
+    let keep = |stored: arbees_core::log::Stored| {
+        events.push(stored.event().unwrap());
+        ControlFlow::Continue(())
+    };
+    Source::Log(plane.log.clone()).read(CONTROL, &[], 1, end, keep).await.unwrap();
+    let until_us = sla["until_us"].as_i64().unwrap();
+    let games = sla["games"].as_array().unwrap();
+    assert_eq!(games.len(), 24);
+    for game in games {
+        let id = game["game"].as_str().unwrap();
+        let (theirs, ours) = (unwatched_us(&events, id, until_us), game["unwatched_us"].as_i64().unwrap());
+        assert!((theirs - ours).abs() <= 100_000, "{id}: {ours} by the count, {theirs} by looking");
+    }
+    assert_eq!(sla["doubled_us"], 0);
+    assert_eq!((&sla["automatic"]["of"], &sla["automatic"]["count"]), (&1.into(), &1.into()));
+    let recovery = sla["recovery"]["worst_us"].as_i64().unwrap();
+    println!("24 games, a shard killed: unwatched {} us in all, recovered after {recovery} us", sla["unwatched_us"]);
+    assert!(recovery < 9_000_000, "three times what is promised");
+
+    for (args, code, part) in [
+        (vec!["history", "shard", "shard_01"], 0, "is lost after"),
+        (vec!["history", "alert", "shard_lost:shard_01"], 0, "[critical] shard_lost:shard_01"),
+        (vec!["history", "game", "nfl-1"], 1, "nothing is known of nfl-1"),
+        (vec!["explain", "nfl-1"], 1, "no event of CONTROL is about it"),
+        (vec!["diff", "1", "now", "--csv"], 0, "service,shard/shard_01,-,"),
+        (vec!["state", "--at", "99999999"], 1, "CONTROL ends at"),
+        (vec!["state", "--at", "yesterday"], 2, "allowed are now, a sequence"),
+        (vec!["replay", "--type", "DrainStarted"], 0, "shard_02 is drained by ann"),
+        (vec!["replay", "--stream", "alerts", "--from", "1", "--json"], 0, "\"AlertRaised\""),
+        (vec!["sla", "--from", "1m"], 0, "recovered without a hand"),
+        (vec!["history", "shard", "shard_01", "--archive", "--csv"], 0, "ServiceLost"),
+    ] {
+        let probe = || async {
+            let (was, text) = plane.arbees(&args).await;
+            if was == Some(code) && text.contains(part) { Ok(()) } else { Err(format!("{was:?} {text}")) }
+        };
+        // The archive may be a moment behind.
+        arbees_testkit::wait::until(&args.join(" "), PATIENCE, probe).await.unwrap();
+    }
+    plane.stop(&["ALERT", "shard_lost", "nats"]).await;
+}
