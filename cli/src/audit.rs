@@ -7,14 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use arbees_core::config::LogConfig;
 use arbees_core::log::{self, ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, Stored};
-use arbees_core::time::now_us;
 use arbees_fleet::State;
 use arbees_projections::audit::explain::{self, Explanation, Stint};
-use arbees_projections::audit::sla::{Counter, GameSla, Sla, Spread};
+use arbees_projections::audit::sla::{GameSla, Sla, Spread};
 use arbees_projections::audit::story::{self, Line};
-use arbees_projections::audit::{Moment, Source, sequence_at};
+use arbees_projections::audit::{self, Moment, Source, Subject, first_from, sequence_at};
 use arbees_proto::subject::Names;
-use arbees_proto::{GameId, Payload, ServiceKind};
+use arbees_proto::{GameId, ServiceKind};
 use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -134,34 +133,12 @@ fn print_stint(stint: &Stint) {
 /// `arbees history`
 pub async fn history(of: HistoryOf, id: &str, past: &Past) -> Result<()> {
     let source = source(past).await?;
-    let names = source.names();
-    let (stream, filters) = match of {
-        HistoryOf::Game => (CONTROL, names.game(id).to_vec()),
-        HistoryOf::Shard => {
-            let mut filters = names.shard_filters(id).to_vec();
-            filters.push(names.service(ServiceKind::Shard, id));
-            (CONTROL, filters)
-        }
-        HistoryOf::Alert => (ALERTS, vec![names.alert(id.split(':').next().unwrap_or(id))]),
+    let subject = match of {
+        HistoryOf::Game => Subject::Game(id.to_owned()),
+        HistoryOf::Shard => Subject::Shard(id.to_owned()),
+        HistoryOf::Alert => Subject::Alert(id.to_owned()),
     };
-    let is_about = |event: &Option<Payload>| match (of, event) {
-        (HistoryOf::Alert, Some(payload)) if id.contains(':') => story::text(payload).contains(id),
-        _ => true,
-    };
-    let mut lines = Vec::new();
-    let keep = |stored: Stored| {
-        if let Ok(event) = stored.event()
-            && is_about(&event.payload)
-        {
-            lines.push(story::line_of(stored.sequence, &event));
-        }
-        ControlFlow::Continue(())
-    };
-    source.read(stream, &filters, 1, u64::MAX >> 1, keep).await?;
-    if lines.is_empty() {
-        bail!("nothing is known of {id} in {}", source.name());
-    }
-    list(&past.look, &lines)
+    list(&past.look, &audit::history(&source, &subject).await?)
 }
 
 fn list(look: &Look, lines: &[Line]) -> Result<()> {
@@ -325,14 +302,6 @@ pub async fn replay(which: &Which, past: &Past) -> Result<()> {
     Ok(())
 }
 
-/// The first sequence that is not before `moment`.
-async fn first_from(source: &Source, moment: Moment) -> Result<u64> {
-    Ok(match moment {
-        Moment::Sequence(sequence) => sequence,
-        Moment::Now | Moment::Time(_) => sequence_at(source, moment).await? + 1,
-    })
-}
-
 fn print_line(line: &Line, as_json: bool) {
     if as_json {
         println!("{}", serde_json::to_string(line).unwrap_or_default());
@@ -346,44 +315,13 @@ fn print_line(line: &Line, as_json: bool) {
 /// `arbees sla`
 pub async fn sla(from: Moment, to: Moment, past: &Past) -> Result<()> {
     let source = source(past).await?;
-    let (first, last) = (first_from(&source, from).await?, sequence_at(&source, to).await?);
-    let mut counter = Counter::default();
     let is_watched = std::io::stderr().is_terminal();
-    let mut begun_us = None;
-    let count = |stored: Stored| {
-        if let Ok(event) = stored.event() {
-            if stored.sequence >= first && first > 1 && begun_us.is_none() {
-                let at_us = if let Moment::Time(at_us) = from { at_us } else { event.occurred_at_us };
-                counter.begin(at_us);
-                begun_us = Some(at_us);
-            }
-            counter.control(&event);
+    let counting = audit::sla(&source, from, to, |done, of| {
+        if is_watched {
+            note(&format!("{done} of {of} events counted"));
         }
-        if is_watched && stored.sequence.is_multiple_of(100_000) {
-            note(&format!("{} of {last} events counted", stored.sequence));
-        }
-        ControlFlow::Continue(())
-    };
-    source.read(CONTROL, &[], 1, last, count).await?;
-    let until_us = if let Moment::Time(at_us) = to { at_us } else { now_us() };
-    let is_meant = |at_us: i64| begun_us.is_none_or(|begun| at_us >= begun) && at_us <= until_us;
-    let mut states = |stored: Stored| {
-        if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
-            counter.state(&event);
-        }
-        ControlFlow::Continue(())
-    };
-    if let Source::Log(_) = &source {
-        source.read(GAME_STATES, &[], 1, u64::MAX >> 1, &mut states).await?;
-    }
-    let alerts = |stored: Stored| {
-        if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
-            counter.alert(&event);
-        }
-        ControlFlow::Continue(())
-    };
-    source.read(ALERTS, &[], 1, u64::MAX >> 1, alerts).await?;
-    let sla = counter.finish(until_us);
+    });
+    let sla = counting.await?;
     if past.look.json {
         return show::print_json(&sla);
     }

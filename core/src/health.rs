@@ -48,12 +48,18 @@ impl Health {
     }
 }
 
-/// Serves both on `listen` until `stop`; returns the address that was bound.
+/// Serves both, and what else the program has to tell, on `listen` until `stop`; returns the address that was bound.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(listen: SocketAddr, health: Health, stop: CancellationToken) -> std::io::Result<SocketAddr> {
+pub async fn serve(
+    listen: SocketAddr,
+    health: Health,
+    more: Router,
+    stop: CancellationToken,
+) -> std::io::Result<SocketAddr> {
     let app = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(health);
+    let app = app.merge(more);
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Router;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LogConfig;
@@ -18,10 +19,22 @@ use crate::{shutdown, telemetry};
 /// # Errors
 /// When the address cannot be bound.
 pub async fn begin(listen: SocketAddr, parts: &[&'static str]) -> Result<(CancellationToken, Health), Exit> {
+    begin_with(listen, parts, Router::new()).await
+}
+
+/// The same, and serves `more` beside health.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn begin_with(
+    listen: SocketAddr,
+    parts: &[&'static str],
+    more: Router,
+) -> Result<(CancellationToken, Health), Exit> {
     telemetry::start();
     let stop = shutdown::on_signal().map_err(|e| Exit::Failed(format!("listening for signals: {e}")))?;
     let health = Health::new(parts);
-    let bound = health::serve(listen, health.clone(), stop.clone()).await;
+    let bound = health::serve(listen, health.clone(), more, stop.clone()).await;
     let address = bound.map_err(|e| Exit::Failed(format!("HTTP_LISTEN {listen}: {e}")))?;
     tracing::info!(%address, "health is served");
     Ok((stop, health))

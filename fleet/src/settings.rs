@@ -119,6 +119,9 @@ pub const JUDGE_AGAIN: i64 = SECOND;
 pub const READMIT_AGAIN: i64 = 2 * SECOND;
 /// A degraded shard keeps its games for this long.
 pub const DEGRADED_PATIENCE: i64 = 10 * SECOND;
+/// What most failed at once excuses who still fails it for this long after: a breaker rests for a minute before it finds out that all
+/// is well, and not everybody's at the same time.
+pub const COMMON_PATIENCE: i64 = 90 * SECOND;
 /// A degraded service whose failing checks change is not written down again before this.
 pub const SAY_AGAIN: i64 = 10 * SECOND;
 /// Good beats in a row that make a recovered service healthy.

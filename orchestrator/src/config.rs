@@ -27,6 +27,8 @@ pub struct Config {
     pub operator_token: Option<String>,
     pub settings: Settings,
     pub alerts: AlertConfig,
+    /// `NATS_MONITOR_URL`: where the log's server tells of itself.
+    pub monitor_url: Option<String>,
 }
 
 impl Config {
@@ -52,6 +54,8 @@ impl Config {
         let circuit_failures: u32 = env.number("ASSIGNMENT_CIRCUIT_FAILURE_THRESHOLD", 3, 1..=1_000);
         let circuit_successes: u32 = env.number("ASSIGNMENT_CIRCUIT_SUCCESS_THRESHOLD", 2, 1..=1_000);
         let half_open = env.seconds("ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS", 30.0, 0.1..=3_600.0);
+        let monitor_url =
+            env.text("NATS_MONITOR_URL").map(|url| env.url("NATS_MONITOR_URL", &url, &["http://", "https://"]));
         let mode = env.one_of("ORCHESTRATOR_MODE", "live", &["live", "shadow"]);
         let config = Self {
             log,
@@ -64,6 +68,7 @@ impl Config {
             schedule_every: env.seconds("SCHEDULED_SYNC_INTERVAL_SECS", 3_600.0, 1.0..=86_400.0),
             operator_token: env.text("OPERATOR_TOKEN").filter(|t| !t.is_empty()),
             alerts,
+            monitor_url,
             settings: Settings {
                 pregame_assign: pregame_minutes * 60 * SECOND,
                 discovery_window: window_hours * 3_600 * SECOND,

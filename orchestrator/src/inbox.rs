@@ -30,8 +30,11 @@ pub enum Mail {
     Input(Input),
     /// A service that starts wants to know what there is for its kind.
     StateAsked(String),
-    /// Some orchestrator's effects have gone out up to this CONTROL sequence.
-    EffectsThrough(u64),
+    /// An orchestrator beat: its effects have gone out up to this CONTROL sequence.
+    Orchestrator {
+        instance: String,
+        effects_through: u64,
+    },
     /// An operator asks for something.
     Asked(Asked),
     /// Another process beats under this orchestrator's name.
@@ -131,7 +134,7 @@ fn of_orchestrator(event: &v1::Event, me: &v1::Producer) -> Option<Mail> {
     if service.instance == me.instance && service.process != me.process {
         return Some(Mail::Rival { process: service.process.clone(), started_at_us: service.started_at_us });
     }
-    (beat.effects_through > 0).then_some(Mail::EffectsThrough(beat.effects_through))
+    Some(Mail::Orchestrator { instance: service.instance.clone(), effects_through: beat.effects_through })
 }
 
 fn read(message: &Heard, me: &str) -> Result<Option<Mail>, contract::BadPayload> {

@@ -7,7 +7,9 @@ mod discovery;
 mod inbox;
 mod leader;
 mod operator;
+mod others;
 mod outbox;
+mod sentry;
 mod tenure;
 
 use std::process::ExitCode;

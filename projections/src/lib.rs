@@ -3,6 +3,7 @@
 //! Owns the schema `arbees`. Never decides, and never writes a stream.
 
 pub mod alerts;
+pub mod api;
 pub mod audit;
 pub mod checkpoint;
 pub mod control;

@@ -9,6 +9,7 @@ use arbees_core::exit::{Exit, report, whole};
 use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS};
 use arbees_core::retry::{GaveUp, Policy, retry};
 use arbees_core::start;
+use arbees_projections::api::Api;
 use arbees_projections::{monitor, projector};
 use arbees_proto::v1;
 
@@ -18,6 +19,8 @@ struct Config {
     db_health: DbHealth,
     listen: SocketAddr,
     instance: String,
+    /// Who asks the query API must know it; none: nobody needs one.
+    query_token: Option<String>,
 }
 
 impl Config {
@@ -28,6 +31,7 @@ impl Config {
             db_health: DbHealth::read(&mut env),
             listen: http_listen(&mut env),
             instance: env.text("INSTANCE_ID").unwrap_or_else(|| "projector-1".to_owned()),
+            query_token: env.text("QUERY_TOKEN"),
         };
         env.finish(config)
     }
@@ -40,8 +44,9 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Exit> {
     let config = Config::read(process_env()).map_err(Exit::Config)?;
-    let (stop, health) =
-        start::begin(config.listen, &["log", "database", CONTROL, HEARTBEATS, GAME_STATES, ALERTS]).await?;
+    let api = Api::new(config.query_token.as_deref());
+    let parts = ["log", "database", CONTROL, HEARTBEATS, GAME_STATES, ALERTS];
+    let (stop, health) = start::begin_with(config.listen, &parts, api.router()).await?;
     let Some(log) = start::log("arbees-projector", &config.log, &health, &stop).await? else { return Ok(()) };
     let pool = config.db.pool("arbees-projector").map_err(|e| Exit::Failed(e.to_string()))?;
     let policy = Policy::patient();
@@ -56,6 +61,7 @@ async fn run() -> Result<(), Exit> {
             return Err(Exit::Ground(format!("schema arbees: {}", whole(&error))));
         }
     }
+    api.stand_on(log.clone(), pool.clone());
     let process = uuid::Uuid::new_v4().simple().to_string();
     let producer = v1::Producer { service: "projector".to_owned(), instance: config.instance, process };
     let watching = monitor::run(log.clone(), pool.clone(), health.clone(), config.db_health, producer);

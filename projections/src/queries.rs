@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 
 /// A game with who watches it.
@@ -20,19 +21,54 @@ pub struct GameLine {
     pub score: Option<String>,
 }
 
-/// Games: those not over unless `all`, live ones first.
-pub async fn games(pool: &PgPool, all: bool) -> Result<Vec<GameLine>, sqlx::Error> {
-    let sql = "SELECT g.game_id, g.home_team, g.away_team, g.starts_at, g.phase, a.shard_id, a.epoch, a.assigned_at,
-                   a.confirmed_at, g.queued_since_at, s.score
-               FROM arbees.games g
-               LEFT JOIN arbees.assignments a USING (game_id)
-               LEFT JOIN LATERAL (
-                   SELECT s.away_score || '-' || s.home_score AS score FROM arbees.game_states s
-                   WHERE s.game_id = g.game_id ORDER BY s.sequence DESC LIMIT 1) s ON true
-               WHERE $1 OR a.game_id IS NOT NULL OR g.phase IN ('scheduled', 'live', 'suspended')
-               ORDER BY g.phase <> 'live', g.starts_at, g.game_id";
-    let rows = sqlx::query(sql).bind(all).fetch_all(pool).await?;
-    let line = |r: &sqlx::postgres::PgRow| GameLine {
+/// Which games, and from where on.
+#[derive(Clone, Debug, Default)]
+pub struct GameFilter {
+    pub phase: Option<String>,
+    pub league: Option<String>,
+    pub shard: Option<String>,
+    /// Those that are over and owned by nobody, too.
+    pub all: bool,
+    /// Only ids that begin so.
+    pub prefix: String,
+    /// Only ids after this one.
+    pub after: String,
+    pub limit: i64,
+}
+
+const GAME_COLUMNS: &str =
+    "SELECT g.game_id, g.home_team, g.away_team, g.starts_at, g.phase, a.shard_id, a.epoch, a.assigned_at,
+         a.confirmed_at, g.queued_since_at, s.score
+     FROM arbees.games g
+     LEFT JOIN arbees.assignments a USING (game_id)
+     LEFT JOIN LATERAL (
+         SELECT s.away_score || '-' || s.home_score AS score FROM arbees.game_states s
+         WHERE s.game_id = g.game_id ORDER BY s.sequence DESC LIMIT 1) s ON true";
+
+/// A page of games, in the order of their ids.
+pub async fn games_page(pool: &PgPool, filter: &GameFilter) -> Result<Vec<GameLine>, sqlx::Error> {
+    let sql = format!(
+        "{GAME_COLUMNS}
+         WHERE g.game_id > $1 AND ($2::text IS NULL OR g.phase = $2) AND ($3::text IS NULL OR g.league = $3)
+             AND ($4::text IS NULL OR a.shard_id = $4)
+             AND starts_with(g.game_id, $7)
+             AND ($5 OR a.game_id IS NOT NULL OR g.phase IN ('scheduled', 'live', 'suspended'))
+         ORDER BY g.game_id LIMIT $6"
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&filter.after).bind(&filter.phase).bind(&filter.league);
+    let rows =
+        query.bind(&filter.shard).bind(filter.all).bind(filter.limit).bind(&filter.prefix).fetch_all(pool).await?;
+    Ok(rows.iter().map(game_line).collect())
+}
+
+/// How far CONTROL is applied.
+pub async fn sequence(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    let sql = "SELECT coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL'), 0)";
+    Ok(crate::checkpoint::unsigned(sqlx::query(sql).fetch_one(pool).await?.get(0)))
+}
+
+fn game_line(r: &PgRow) -> GameLine {
+    GameLine {
         game: r.get(0),
         home: r.get(1),
         away: r.get(2),
@@ -44,8 +80,18 @@ pub async fn games(pool: &PgPool, all: bool) -> Result<Vec<GameLine>, sqlx::Erro
         confirmed_at: r.get(8),
         queued_since: r.get(9),
         score: r.get(10),
-    };
-    Ok(rows.iter().map(line).collect())
+    }
+}
+
+/// Games: those not over unless `all`, live ones first.
+pub async fn games(pool: &PgPool, all: bool) -> Result<Vec<GameLine>, sqlx::Error> {
+    let sql = format!(
+        "{GAME_COLUMNS}
+         WHERE $1 OR a.game_id IS NOT NULL OR g.phase IN ('scheduled', 'live', 'suspended')
+         ORDER BY g.phase <> 'live', g.starts_at, g.game_id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(all).fetch_all(pool).await?;
+    Ok(rows.iter().map(game_line).collect())
 }
 
 /// A service with its last beat.

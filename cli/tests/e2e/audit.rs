@@ -171,7 +171,7 @@ async fn the_promise_is_counted_as_another_count_has_it_and_the_commands_answer(
     for (args, code, part) in [
         (vec!["history", "shard", "shard_01"], 0, "is lost after"),
         (vec!["history", "alert", "shard_lost:shard_01"], 0, "[critical] shard_lost:shard_01"),
-        (vec!["history", "game", "nfl-1"], 1, "nothing is known of nfl-1"),
+        (vec!["history", "game", "nfl-1"], 1, "nfl-1 is not known"),
         (vec!["explain", "nfl-1"], 1, "no event of CONTROL is about it"),
         (vec!["diff", "1", "now", "--csv"], 0, "service,shard/shard_01,-,"),
         (vec!["state", "--at", "99999999"], 1, "CONTROL ends at"),

@@ -1,6 +1,7 @@
 //! The main job, end to end, on real servers and real processes.
 
 mod alerts;
+mod api;
 mod audit;
 mod faults;
 mod first_day;
@@ -12,4 +13,5 @@ mod projector;
 mod real_day;
 mod redis;
 mod restarts;
+mod sentry;
 mod up;

@@ -8,6 +8,8 @@ use crate::time::{parse_us, rfc3339};
 
 /// All shards' heartbeats.
 pub const SHARD_HEARTBEATS: &str = "shard:*:heartbeat";
+/// All shards' commands.
+pub const SHARD_COMMANDS: &str = "shard:*:command";
 /// All other services' heartbeats.
 pub const SERVICE_HEARTBEATS: &str = "health:heartbeats";
 /// What market discovery is asked.
@@ -33,6 +35,13 @@ const MAX_PAYLOAD: usize = 1 << 20;
 #[must_use]
 pub fn command_channel(shard: &str) -> String {
     format!("shard:{shard}:command")
+}
+
+/// Whether a command was sent by an orchestrator of this kind: its commands name the epoch and the whole game.
+#[must_use]
+pub fn is_own_command(payload: &[u8]) -> bool {
+    let command: Value = serde_json::from_slice(payload).unwrap_or_default();
+    command["epoch"].is_u64() && command["game"].is_string()
 }
 
 /// Where a shard beats.

@@ -7,6 +7,7 @@ use arbees_proto::ServiceKind;
 use super::Fleet;
 use super::alert::Severity;
 use crate::checks::{ESPN, league_of};
+use crate::settings::COMMON_PATIENCE;
 use crate::state::{Service, ServiceKey, Status};
 
 impl Fleet {
@@ -38,6 +39,14 @@ impl Fleet {
         failing.into_iter().filter(|(check, n)| 2 * n > can_fail(check)).map(|(check, _)| check.to_owned()).collect()
     }
 
+    /// The checks whose failing is nobody's own: `common` now, or a moment ago.
+    pub(super) fn excused(&mut self, common: BTreeSet<String>) -> BTreeSet<String> {
+        let now_us = self.now.steady_us;
+        self.seen.common.extend(common.into_iter().map(|check| (check, now_us)));
+        self.seen.common.retain(|_, at| now_us - *at < COMMON_PATIENCE);
+        self.seen.common.keys().cloned().collect()
+    }
+
     /// Tells people of what all shards fail, and that it is over.
     pub(super) fn note_common(&mut self, common: &BTreeSet<String>) {
         let leagues: Vec<&str> = common.iter().filter_map(|c| league_of(c)).collect();
@@ -64,8 +73,8 @@ fn real_causes(service: &Service) -> impl Iterator<Item = &str> {
     service.failed_checks.iter().map(String::as_str).filter(move |c| !(names_league && *c == ESPN))
 }
 
-/// Whether all that it fails is failed by most.
-pub(super) fn is_excused(service: &Service, common: &BTreeSet<String>) -> bool {
+/// Whether all that it fails is nobody's own.
+pub(super) fn is_excused(service: &Service, excused: &BTreeSet<String>) -> bool {
     let mut causes = real_causes(service).peekable();
-    causes.peek().is_some() && causes.all(|c| common.contains(c))
+    causes.peek().is_some() && causes.all(|c| excused.contains(c))
 }

@@ -142,6 +142,8 @@ struct Seen {
     asked_markets: BTreeMap<GameId, i64>,
     /// When a game's markets were last told to those who hear of them over Redis.
     told_markets: BTreeMap<GameId, i64>,
+    /// When most last failed a check at once.
+    common: BTreeMap<String, i64>,
     /// Commands that are not yet seen to have worked.
     sent: BTreeMap<(ShardId, GameId), repair::Sent>,
     /// When a game was last moved for evenness.
@@ -173,6 +175,7 @@ impl Seen {
             on_slate: BTreeMap::new(),
             asked_markets: BTreeMap::new(),
             told_markets: BTreeMap::new(),
+            common: BTreeMap::new(),
             sent: BTreeMap::new(),
             rebalanced_us: None,
             circuits: BTreeMap::new(),

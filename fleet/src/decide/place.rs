@@ -119,7 +119,8 @@ impl Fleet {
         self.complete_drains();
         let common = self.common_checks();
         self.note_common(&common);
-        let mut wants = self.wants(&common);
+        let excused = self.excused(common);
+        let mut wants = self.wants(&excused);
         if wants.is_empty() {
             self.note_queue();
             self.rebalance();
@@ -154,13 +155,13 @@ impl Fleet {
         listened_us >= self.settings.settle + first_day
     }
 
-    fn wants(&self, common: &BTreeSet<String>) -> Vec<(Want, Why)> {
+    fn wants(&self, excused: &BTreeSet<String>) -> Vec<(Want, Why)> {
         let surplus = self.surplus();
         let want = |(id, g): (&GameId, &Game)| {
             let why = match &g.owner {
                 None => self.is_due(g).then_some(Why::Due),
                 Some(_) if g.phase.is_over() => None,
-                Some(owner) => self.why_move(id, g, owner, common, &surplus),
+                Some(owner) => self.why_move(id, g, owner, excused, &surplus),
             }?;
             let since_us = match &g.owner {
                 None => g.phase_since_us,
@@ -185,7 +186,7 @@ impl Fleet {
         id: &GameId,
         game: &Game,
         owner: &Owner,
-        common: &BTreeSet<String>,
+        excused: &BTreeSet<String>,
         surplus: &BTreeSet<GameId>,
     ) -> Option<Why> {
         let key = ServiceKey::shard(owner.shard.clone());
@@ -216,7 +217,7 @@ impl Fleet {
         let is_long = unwell.is_some_and(|at| self.now.steady_us - at >= DEGRADED_PATIENCE);
         match service.status {
             Status::Unhealthy => Some(Why::Unhealthy),
-            Status::Degraded | Status::Recovered if is_long && is_ill && !common::is_excused(service, common) => {
+            Status::Degraded | Status::Recovered if is_long && is_ill && !common::is_excused(service, excused) => {
                 Some(Why::Degraded)
             }
             _ if self.has_failed(owner, id) => Some(Why::NotTakenUp),

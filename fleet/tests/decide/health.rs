@@ -248,18 +248,41 @@ fn when_more_than_half_fail_the_same_check_nothing_moves() {
     assert_eq!(p.count("GameReassigned"), 0);
 }
 
+/// A beat that says that the league's data fail.
+fn failing(p: &Plane, shard: &str, league: &str) -> v1::Event {
+    let mut event = says_watching(p, shard, "degraded", true);
+    if let Some(Payload::Heartbeat(beat)) = &mut event.payload {
+        for name in ["espn_api_ok".to_owned(), format!("espn_{league}_ok")] {
+            beat.checks.push(v1::Check { name, ok: false });
+        }
+    }
+    event
+}
+
+/// Breakers rest: one finds out later than the other that the league's data are back.
+#[test]
+fn who_still_fails_what_most_failed_a_moment_ago_keeps_its_games_and_not_for_ever() {
+    let mut p = fleet(&["s1", "s2"], 6);
+    for _ in 0..20 {
+        p.live(1, &[]);
+        for shard in ["s1", "s2"] {
+            let event = failing(&p, shard, "nfl");
+            p.log_beat(event);
+        }
+    }
+    let mut kept_for = 0;
+    while p.count("GameReassigned") == 0 && kept_for < 200 {
+        p.live(1, &["s2"]);
+        let event = failing(&p, "s1", "nfl");
+        p.log_beat(event);
+        kept_for += 1;
+    }
+    assert!((85..100).contains(&kept_for), "kept for {kept_for} s");
+}
+
 /// Four shards, each with an NFL game; two of them with an NBA game, too.
 #[test]
 fn a_league_whose_data_fail_for_all_who_watch_it_moves_nothing_and_one_who_fails_alone_is_ill() {
-    let failing = |p: &Plane, shard: &str, league: &str| {
-        let mut event = says_watching(p, shard, "degraded", true);
-        if let Some(Payload::Heartbeat(beat)) = &mut event.payload {
-            for name in ["espn_api_ok".to_owned(), format!("espn_{league}_ok")] {
-                beat.checks.push(v1::Check { name, ok: false });
-            }
-        }
-        event
-    };
     let mut start = Plane::new();
     let all = ["s1", "s2", "s3", "s4"];
     start.live(13, &all);

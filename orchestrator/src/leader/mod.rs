@@ -3,9 +3,10 @@
 
 mod answers;
 mod effects;
+mod folding;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arbees_core::alerts::Alerter;
 use arbees_core::bus::Bus;
@@ -13,13 +14,11 @@ use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
 use arbees_core::log::{AppendError, Asked, CONTROL, HEARTBEATS, Key, Log, ReadError};
-use arbees_core::retry::{Policy, retry};
 use arbees_core::shutdown::spawn;
 use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Turn;
-use arbees_fleet::state::Head;
-use arbees_fleet::{Effect, Fleet, Input, State};
+use arbees_fleet::{Effect, Fleet, Input};
 use arbees_proto::envelope::HEADER_TYPE;
 use arbees_proto::{Payload, Sealed, ServiceKind, v1};
 use tokio::sync::{mpsc, watch};
@@ -32,8 +31,11 @@ use crate::config::Config;
 use crate::discovery;
 use crate::inbox::{self, Mail};
 use crate::operator::Answer;
+use crate::others::Others;
 use crate::outbox::{Errand, Outbox};
+use crate::sentry::{self, Sentry};
 use crate::tenure::Tenure;
+use folding::fold;
 
 /// How often time itself is an input.
 const TICK_US: i64 = 200_000;
@@ -93,6 +95,14 @@ pub async fn run(
         effects_through,
         log_ok,
     };
+    let sentry = Sentry {
+        bus: bus.clone(),
+        alerter: alerter.clone(),
+        pulse: watching.clone(),
+        monitor_url: config.monitor_url.clone(),
+        replicas: config.log.replicas,
+        shadow: config.settings.shadow,
+    };
     let alerting = Alerting {
         log: log.clone(),
         bus: bus.clone(),
@@ -106,6 +116,7 @@ pub async fn run(
     spawn(&tasks, &ending, emptying);
     spawn(&tasks, &ending, alerts);
     spawn(&tasks, &ending, beat::run(heart));
+    spawn(&tasks, &ending, sentry::run(sentry));
     spawn(&tasks, &ending, alerting::run(alerting, tasks.clone(), ending.clone()));
     let (may_be_free, free) = watch::channel(1);
     let watched = log.clone();
@@ -131,6 +142,7 @@ pub async fn run(
         tasks: &tasks,
         asked: Vec::new(),
         rival: None,
+        others: Others::default(),
         answers: Vec::new(),
     };
     health.ok("leader");
@@ -141,17 +153,6 @@ pub async fn run(
         tracing::warn!("some tasks did not end in time");
     }
     result
-}
-
-/// The fold of the log as it is now; none when asked to stop before.
-async fn fold(log: &Log, stop: &CancellationToken) -> Option<State> {
-    let began = Instant::now();
-    let policy = Policy::patient();
-    let folding = retry("fold", &policy, stop, |_| true, || log.fold(None));
-    let state = stop.run_until_cancelled(folding).await?.ok()?;
-    let (sequence, games) = (state.head.sequence, state.games.len());
-    tracing::info!(sequence, games, ms = began.elapsed().as_millis(), "log folded");
-    Some(state)
 }
 
 /// How far the effects of the last leader had gone out, as its last heartbeat tells; 0 when none does.
@@ -194,6 +195,8 @@ struct Desk<'a> {
     asked: Vec<String>,
     /// A younger process under this orchestrator's name.
     rival: Option<String>,
+    /// The other orchestrators.
+    others: Others,
     /// Answers to operators, sent when what they tell of is stored.
     answers: Vec<(Asked, Answer)>,
 }
@@ -218,28 +221,6 @@ impl Desk<'_> {
                 return Ok(());
             }
         }
-    }
-
-    /// Goes on from the fold of the log as it is now; none when asked to stop before.
-    async fn fold_anew(&mut self, stop: &CancellationToken) -> Option<()> {
-        let state = fold(self.log, stop).await?;
-        let known = self.pulse.borrow().head.clone();
-        if state.head.sequence < known.sequence {
-            self.log_is_shorter(&known, state.head.sequence);
-        }
-        let head = state.head.clone();
-        self.pulse.send_modify(|p| {
-            p.another_leads |= head.term > known.term;
-            p.head = head;
-        });
-        self.fleet.refold(state);
-        Some(())
-    }
-
-    /// The log ends before what was known to be in it: epochs under the same sequences are others from now on.
-    fn log_is_shorter(&mut self, known: &Head, end: u64) {
-        tracing::error!(known = known.sequence, end, "the log has lost its tail, going on in a new generation");
-        self.generation = self.generation.max(known.generation + 1);
     }
 
     /// Follows the log until the key is this orchestrator's.
@@ -373,6 +354,7 @@ impl Desk<'_> {
             let is_due = self.fleet.wake_at_us().is_some_and(|at| now.steady_us >= at);
             if now.steady_us >= tick_at_us || is_due {
                 tick_at_us = now.steady_us + TICK_US;
+                self.others.tell(&self.me.instance, now.steady_us, &self.alerter);
                 if let Some(open) = self.open.borrow().as_ref() {
                     self.fleet.know_open(now, open);
                 }
@@ -395,7 +377,10 @@ impl Desk<'_> {
             Mail::StateAsked(_) => {}
             Mail::Asked(asked) if self.leads => self.operate(asked),
             Mail::Asked(_) => {}
-            Mail::EffectsThrough(sequence) => self.effects_through = self.effects_through.max(sequence),
+            Mail::Orchestrator { instance, effects_through } => {
+                self.effects_through = self.effects_through.max(effects_through);
+                self.others.heard(instance, steady_us());
+            }
             Mail::Rival { process, started_at_us } if started_at_us > self.started_at_us => {
                 let instance = &self.me.instance;
                 return Err(Exit::Superseded(format!("a younger process ({process}) beats as {instance}")));

@@ -8,11 +8,23 @@ pub mod sla;
 pub mod source;
 pub mod story;
 
-use arbees_core::log::ReadError;
+use std::ops::ControlFlow;
+
+use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, ReadError, Stored};
+use arbees_core::time::now_us;
 use arbees_fleet::State;
+use arbees_proto::ServiceKind;
 
 pub use moment::Moment;
 pub use source::Source;
+
+use sla::{Counter, Sla};
+use story::Line;
+
+/// Every sequence there can be.
+const ALL: u64 = u64::MAX >> 1;
+/// Progress is told this often.
+const PROGRESS_EVERY: u64 = 100_000;
 
 /// Why a question about the past has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -64,4 +76,108 @@ pub async fn sequence_at(source: &Source, moment: Moment) -> Result<u64, AuditEr
 pub async fn state_at(source: &Source, moment: Moment) -> Result<State, AuditError> {
     let sequence = sequence_at(source, moment).await?;
     source.fold(sequence).await
+}
+
+/// What a history is of.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    Game(String),
+    Shard(String),
+    /// A kind of alert, or one incident.
+    Alert(String),
+}
+
+impl Subject {
+    /// The subject of this kind and name; none for a kind that has no history.
+    #[must_use]
+    pub fn of(kind: &str, id: &str) -> Option<Self> {
+        match kind {
+            "game" => Some(Self::Game(id.to_owned())),
+            "shard" => Some(Self::Shard(id.to_owned())),
+            "alert" => Some(Self::Alert(id.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// All that happened to `subject`, in its order.
+///
+/// # Errors
+/// [`AuditError::Unknown`] when nothing is known of it.
+pub async fn history(source: &Source, subject: &Subject) -> Result<Vec<Line>, AuditError> {
+    let names = source.names();
+    let (stream, filters, id) = match subject {
+        Subject::Game(id) => (CONTROL, names.game(id).to_vec(), id),
+        Subject::Shard(id) => {
+            let mut filters = names.shard_filters(id).to_vec();
+            filters.push(names.service(ServiceKind::Shard, id));
+            (CONTROL, filters, id)
+        }
+        Subject::Alert(id) => (ALERTS, vec![names.alert(id.split(':').next().unwrap_or(id))], id),
+    };
+    let is_one_incident = stream == ALERTS && id.contains(':');
+    let mut lines = Vec::new();
+    let keep = |stored: Stored| {
+        lines.extend(story::line(&stored).filter(|l| !is_one_incident || l.text.contains(id)));
+        ControlFlow::Continue(())
+    };
+    source.read(stream, &filters, 1, ALL, keep).await?;
+    if lines.is_empty() { Err(AuditError::Unknown(id.clone())) } else { Ok(lines) }
+}
+
+/// The first sequence of CONTROL that `moment` takes in.
+///
+/// # Errors
+/// When it is beyond the end, or nothing can be read.
+pub async fn first_from(source: &Source, moment: Moment) -> Result<u64, AuditError> {
+    match moment {
+        Moment::Sequence(sequence) => Ok(sequence),
+        Moment::Now | Moment::Time(_) => Ok(sequence_at(source, moment).await? + 1),
+    }
+}
+
+/// Whether the promise was kept from one moment to another. What was before is read, too, for what it left behind.
+/// `progress` is told how many events have been counted, of how many.
+///
+/// # Errors
+/// When a moment is beyond the end, or the streams cannot be read whole.
+pub async fn sla(source: &Source, from: Moment, to: Moment, progress: impl Fn(u64, u64)) -> Result<Sla, AuditError> {
+    let (first, last) = (first_from(source, from).await?, sequence_at(source, to).await?);
+    let mut counter = Counter::default();
+    let mut begun_us = None;
+    let control = |stored: Stored| {
+        if let Ok(event) = stored.event() {
+            if stored.sequence >= first && first > 1 && begun_us.is_none() {
+                let at_us = if let Moment::Time(at_us) = from { at_us } else { event.occurred_at_us };
+                counter.begin(at_us);
+                begun_us = Some(at_us);
+            }
+            counter.control(&event);
+        }
+        if stored.sequence.is_multiple_of(PROGRESS_EVERY) {
+            progress(stored.sequence, last);
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(CONTROL, &[], 1, last, control).await?;
+    let until_us = if let Moment::Time(at_us) = to { at_us } else { now_us() };
+    let is_meant = |at_us: i64| begun_us.is_none_or(|begun| at_us >= begun) && at_us <= until_us;
+    // The archive holds no game states: what they would tell is then not counted.
+    if let Source::Log(_) = source {
+        let states = |stored: Stored| {
+            if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
+                counter.state(&event);
+            }
+            ControlFlow::Continue(())
+        };
+        source.read(GAME_STATES, &[], 1, ALL, states).await?;
+    }
+    let alerts = |stored: Stored| {
+        if let Some(event) = stored.event().ok().filter(|e| is_meant(e.occurred_at_us)) {
+            counter.alert(&event);
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(ALERTS, &[], 1, ALL, alerts).await?;
+    Ok(counter.finish(until_us))
 }

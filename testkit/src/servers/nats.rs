@@ -47,6 +47,19 @@ impl Nats {
         Self::start_program(&super::binaries::old_nats(say)?, folder).await
     }
 
+    /// Starts one that acknowledges before it has written, as servers do that nobody told otherwise; where it tells of itself is
+    /// the second half.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_lazy(binaries: &Binaries, folder: &Path) -> Result<(Self, String)> {
+        let monitor = PortLease::take()?;
+        let more = format!("http: \"127.0.0.1:{}\"\n", monitor.port());
+        let mut server = Self::launch_with(&binaries.nats_server, folder, PortLease::take()?, "2m", &more)?;
+        server.await_ready().await?;
+        Ok((server, format!("http://127.0.0.1:{}", monitor.port())))
+    }
+
     async fn start_program(program: &Path, folder: &Path) -> Result<Self> {
         let mut server = Self::launch(program, folder, PortLease::take()?, "")?;
         server.await_ready().await?;
@@ -55,9 +68,13 @@ impl Nats {
 
     /// Starts one with `more` in its configuration, and does not wait.
     pub(super) fn launch(program: &Path, folder: &Path, port: PortLease, more: &str) -> Result<Self> {
+        Self::launch_with(program, folder, port, "always", more)
+    }
+
+    fn launch_with(program: &Path, folder: &Path, port: PortLease, sync: &str, more: &str) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let settings = format!(
-            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n{more}",
+            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: {sync}\n}}\n{more}",
             port.port(),
             folder.join("nats.pid"),
             folder.join("data"),

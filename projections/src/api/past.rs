@@ -1,0 +1,84 @@
+//! What was so, and why: from the log itself. The tables are not asked.
+
+use arbees_proto::GameId;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use chrono::Utc;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::problem::Problem;
+use crate::audit::{self, Moment, Source, Subject, explain, sequence_at};
+
+/// Lines of one history at most: the last ones.
+const MOST_LINES: usize = 10_000;
+
+/// From when to when, or at which moment.
+#[derive(Debug, Deserialize)]
+pub struct When {
+    at: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+/// Times without an offset are UTC: a server's own zone is nobody's business.
+fn moment(text: Option<&str>, otherwise: Moment) -> Result<Moment, Problem> {
+    text.map_or(Ok(otherwise), |text| Moment::parse(text, &Utc, Utc::now()).map_err(Problem::bad))
+}
+
+impl Api {
+    fn source(&self) -> Result<Source, Problem> {
+        Ok(Source::Log(self.log()?.clone()))
+    }
+}
+
+/// One of few: whoever waits for a turn waits.
+macro_rules! in_turn {
+    ($api:expr) => {
+        $api.0.folds.acquire().await.map_err(|_| Problem::away("stopping"))?
+    };
+}
+
+pub async fn explain(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(when): Query<When>,
+) -> Result<Json<explain::Explanation>, Problem> {
+    let game: GameId = id.parse().map_err(|e: arbees_proto::ids::BadId| Problem::bad(e.to_string()))?;
+    let source = api.source()?;
+    let _turn = in_turn!(api);
+    let sequence = sequence_at(&source, moment(when.at.as_deref(), Moment::Now)?).await?;
+    Ok(Json(explain::explain(&source, &game, sequence).await?))
+}
+
+pub async fn history(State(api): State<Api>, Path((of, id)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
+    let subject = Subject::of(&of, &id).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no history of {of}: allowed are game, shard, alert"))
+    })?;
+    let source = api.source()?;
+    let _turn = in_turn!(api);
+    let mut lines = audit::history(&source, &subject).await?;
+    let left_out = lines.len().saturating_sub(MOST_LINES);
+    lines.drain(..left_out);
+    Ok(Json(json!({ "events": lines, "left_out": left_out })))
+}
+
+pub async fn state(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
+    let source = api.source()?;
+    let _turn = in_turn!(api);
+    let sequence = sequence_at(&source, moment(when.at.as_deref(), Moment::Now)?).await?;
+    let state = source.fold(sequence).await?;
+    let hash = arbees_proto::envelope::hex(&state.hash());
+    Ok(Json(json!({ "state": state, "state_hash": hash })))
+}
+
+pub async fn sla(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
+    let source = api.source()?;
+    let _turn = in_turn!(api);
+    let from = moment(when.from.as_deref(), Moment::Sequence(1))?;
+    let to = moment(when.to.as_deref(), Moment::Now)?;
+    let sla = audit::sla(&source, from, to, |_, _| ()).await?;
+    Ok(Json(json!(sla)))
+}
