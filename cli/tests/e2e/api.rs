@@ -136,7 +136,7 @@ async fn the_api_answers_what_is_and_was_so_in_pages_with_tags_and_clear_refusal
         if status == StatusCode::OK { Ok(()) } else { Err(status.to_string()) }
     };
     arbees_testkit::wait::until("the tables to be back", PATIENCE, back).await.unwrap();
-    plane.stop(&["ALERT", "shard_lost", "nats", "projection interrupted", "database"]).await;
+    plane.stop(&["ALERT", "shard_lost", "nats", "projection interrupted", "database", "acquired connection"]).await;
 }
 
 /// A browser driven over WebDriver (W3C), where this machine has one.
