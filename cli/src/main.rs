@@ -138,8 +138,15 @@ enum Command {
     },
     /// Compare the tables with the fold of the log; exit 1 and the differences if there are any.
     ///
-    /// Example: arbees verify
-    Verify(Look),
+    /// Example: arbees verify --full
+    Verify {
+        /// Prove the log and its archive, too: each message chained to the one before, none missing, the end where the leaders
+        /// said that it was
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        look: Look,
+    },
     /// Why a game is where it is, or was: who had it, from when to when, what led to each move, who else was thought of, who was
     /// told.
     ///
@@ -378,7 +385,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Resync { shard, args } => operate::run(Verb::Resync { shard }, &args).await,
         Command::Alerts { action: None, all, look } => alerts::list(&look, all).await,
         Command::Alerts { action: Some(action), .. } => alerts::run(action).await,
-        Command::Verify(look) => verify::run(&look).await,
+        Command::Verify { full, look } => verify::run(full, &look).await,
         Command::Explain { game, at, past } => audit::explain(&game, at, &past).await,
         Command::History { of, id, past } => audit::history(of, &id, &past).await,
         Command::State { at, past } => audit::state(at, &past).await,

@@ -140,9 +140,13 @@ impl Voice {
     }
 
     async fn look(&mut self) {
-        self.alerting.alerter.know(&self.desk.open());
+        if *self.alerting.log_ok.borrow() {
+            // While the log is away, ALERTS tells nothing new: the own word counts on.
+            self.alerting.alerter.know(&self.desk.open());
+        }
         let pulse = self.alerting.pulse.borrow().clone();
-        if pulse.leads && !self.leads {
+        // What this one itself told is in its own queues still.
+        if pulse.leads && !self.leads && !self.led {
             for notice in self.desk.left_over(now_us(), &self.names) {
                 self.delivery.send(&notice);
             }

@@ -40,9 +40,11 @@ impl Others {
     /// Whether each other one is gone. The own beat says until when the log carried what was sent.
     fn look(&mut self, me: &str, now_us: i64) -> Vec<(String, bool)> {
         let Some(own_us) = self.0.get(me).copied() else { return Vec::new() };
-        self.0.retain(|_, at| now_us - *at < FORGET_US);
+        let forgotten = self.0.extract_if(.., |_, at| now_us - *at >= FORGET_US).map(|(instance, _)| (instance, false));
+        let mut found: Vec<_> = forgotten.collect();
         let others = self.0.iter().filter(|(instance, _)| *instance != me);
-        others.map(|(instance, at)| (instance.clone(), own_us - *at > SILENT_US)).collect()
+        found.extend(others.map(|(instance, at)| (instance.clone(), own_us - *at > SILENT_US)));
+        found
     }
 }
 
@@ -67,6 +69,7 @@ mod tests {
         others.heard("other".into(), 61 * S);
         assert_eq!(gone(&mut others, 61), [false]);
         others.heard("me".into(), 50 * 3_600 * S);
-        assert_eq!(gone(&mut others, 50 * 3_600), [] as [bool; 0], "it is missed no more");
+        assert_eq!(gone(&mut others, 50 * 3_600), [false], "it is missed no more");
+        assert_eq!(gone(&mut others, 50 * 3_600), [] as [bool; 0], "and forgotten");
     }
 }

@@ -48,16 +48,18 @@ impl Sentry {
 }
 
 async fn watch_durability(sentry: &Sentry) {
-    if sentry.replicas > 1 {
-        return;
-    }
-    let Some(url) = &sentry.monitor_url else {
+    let url = sentry.monitor_url.as_ref().filter(|_| sentry.replicas == 1);
+    if sentry.replicas == 1 && url.is_none() {
         tracing::info!("NATS_MONITOR_URL is not set: whether acknowledged events survive a power cut is not known");
-        return;
-    };
+    }
     let mut pulse = sentry.pulse.clone();
     loop {
-        match syncs_always(url).await {
+        let asked = match url {
+            Some(url) => syncs_always(url).await,
+            // Several servers need no disk to be sure of; and of one that nobody can ask, nothing is said.
+            None => Ok(true),
+        };
+        match asked {
             Err(error) => tracing::warn!(error, "NATS_MONITOR_URL does not answer: durability is not known"),
             Ok(_) if !sentry.leads() => {}
             Ok(true) => sentry.alerter.settle(DURABILITY, ""),
@@ -78,21 +80,19 @@ async fn watch_durability(sentry: &Sentry) {
 }
 
 async fn watch_commands(sentry: &Sentry) {
-    if sentry.shadow {
-        return;
-    }
     let mut heard = sentry.bus.subscribe(&[], &[contract::SHARD_COMMANDS]);
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard_us = None;
+    // What was heard before this one listened counts as heard just now.
+    let mut heard_us = steady_us();
     loop {
         tokio::select! {
             message = heard.next() => {
                 let Some(message) = message else { return };
-                if contract::is_own_command(&message.payload) {
+                if sentry.shadow || contract::is_own_command(&message.payload) {
                     continue;
                 }
-                heard_us = Some(steady_us());
+                heard_us = steady_us();
                 if sentry.leads() {
                     let channel = &message.channel;
                     let summary = format!("a command on {channel} is not this fleet's: another orchestrator is at work");
@@ -100,7 +100,7 @@ async fn watch_commands(sentry: &Sentry) {
                 }
             }
             _ = ticks.tick() => {
-                if sentry.leads() && heard_us.is_none_or(|at| steady_us() - at > SILENT_US) {
+                if sentry.leads() && steady_us() - heard_us > SILENT_US {
                     sentry.alerter.settle(FOREIGN, "");
                 }
             }

@@ -6,9 +6,11 @@ use arbees_core::alerts::{Alerter, Severity, open_of};
 use arbees_core::db::DbHealth;
 use arbees_core::health::Health;
 use arbees_core::log::{CONTROL, Log};
+use arbees_core::retry::{Policy, retry};
 use arbees_proto::v1;
 use sqlx::{PgPool, Row as _};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 /// Events behind the end of CONTROL, for so long, that people should know of: a busy day has a few a second.
 const LAG_EVENTS: u64 = 10_000;
@@ -26,7 +28,10 @@ pub async fn run(log: Log, pool: PgPool, health: Health, settings: DbHealth, pro
     }
     // Nobody else raises these kinds: what lasts is read once.
     let (alerter, writing) = Alerter::new(log.clone(), None, producer);
-    alerter.know(&open_of(&log, &KINDS).await);
+    let never = CancellationToken::new();
+    if let Ok(open) = retry("alerts", &Policy::patient(), &never, |_| true, || open_of(&log, &KINDS)).await {
+        alerter.know(&open);
+    }
     let mut monitor = Monitor { log, pool, health, settings, alerter, failures: 0, behind_since: None, letters: None };
     let mut ticks = tokio::time::interval(monitor.settings.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -191,6 +191,7 @@ pub struct Summary {
     pub queued: i64,
     pub shards: i64,
     pub services: i64,
+    /// GAME_STATES is applied up to here.
     pub game_states: i64,
     pub dead_letters: i64,
     pub open_alerts: i64,
@@ -210,7 +211,7 @@ pub async fn summary(pool: &PgPool) -> Result<Summary, sqlx::Error> {
                    (SELECT count(*) FROM arbees.games WHERE queued_since_at IS NOT NULL),
                    (SELECT count(*) FROM arbees.services WHERE kind = 'shard'),
                    (SELECT count(*) FROM arbees.services),
-                   (SELECT count(*) FROM arbees.game_states),
+                   coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'GAME_STATES'), 0),
                    (SELECT count(*) FROM arbees.dead_letters),
                    coalesce((SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL'), 0),
                    (SELECT count(*) FROM arbees.alerts WHERE resolved_at IS NULL)";

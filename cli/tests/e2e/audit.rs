@@ -5,14 +5,16 @@ use std::ops::ControlFlow;
 
 use arbees_core::log::CONTROL;
 use arbees_fleet::State;
+use arbees_projections::audit::chain;
 use arbees_projections::audit::explain::{Explanation, explain};
 use arbees_projections::audit::{Moment, Source, sequence_at, state_at};
 use arbees_proto::subject::Names;
 use arbees_proto::{Payload, v1};
 use arbees_testkit::feed::Sim;
+use arbees_testkit::servers::Nats;
 use serde_json::Value;
 
-use crate::plane::{PATIENCE, Plane, confirmed, games_of, is, moved, moves};
+use crate::plane::{PATIENCE, Plane, binaries, confirmed, games_of, is, moved, moves};
 
 /// One shard is killed, one drained, one game moved by an operator: what the fault script did.
 async fn a_day_with_faults(name: &str, games: usize) -> (Plane, BTreeMap<&'static str, &'static str>) {
@@ -188,5 +190,120 @@ async fn the_promise_is_counted_as_another_count_has_it_and_the_commands_answer(
         // The archive may be a moment behind.
         arbees_testkit::wait::until(&args.join(" "), PATIENCE, probe).await.unwrap();
     }
+    plane.stop(&["ALERT", "shard_lost", "nats"]).await;
+}
+
+/// Each way of falsifying history, with the first sequence that is wrong then. The archive is put back in between.
+#[tokio::test]
+async fn a_falsified_history_is_found_at_the_first_message_that_is_wrong() {
+    let (mut plane, _) = a_day_with_faults("forged", 24).await;
+    // Heads are published twice a second: the end is among them.
+    let (_, end) = plane.log.bounds(CONTROL).await.unwrap();
+    let published = || async {
+        let heads = chain::published_heads(&plane.log).await.map_err(|e| e.to_string())?;
+        if heads.contains_key(&end) { Ok(heads) } else { Err(format!("{:?} of {end}", heads.keys().next_back())) }
+    };
+    let (heads, _) = arbees_testkit::wait::until("the end to be published", PATIENCE, published).await.unwrap();
+    plane.verified().await;
+    let (code, text) = plane.arbees(&["verify", "--full"]).await;
+    assert!(code == Some(0) && text.contains("the archive: ") && text.contains("published heads agree"), "{text}");
+    plane.programs.stop("projector").await.unwrap();
+    let pool = plane.pool().await;
+    let archive = Source::Archive { pool: pool.clone(), names: Names::new("") };
+    let run = async |sql: &str| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
+    };
+    run("CREATE TABLE arbees.kept AS SELECT * FROM arbees.event_archive").await;
+    let of = |what: &str| format!("arbees.event_archive {what} stream = 'CONTROL' AND sequence");
+    let swap = "WITH pair AS (SELECT * FROM arbees.event_archive WHERE stream = 'CONTROL' AND sequence IN (60, 61))
+                UPDATE arbees.event_archive a SET payload = p.payload, headers = p.headers, subject = p.subject
+                FROM pair p WHERE a.stream = 'CONTROL' AND a.sequence IN (60, 61) AND p.sequence = 121 - a.sequence";
+    let foreign = format!(
+        "INSERT INTO arbees.event_archive SELECT stream, {}, subject, event_type, headers, payload, stored_at
+         FROM arbees.event_archive WHERE stream = 'CONTROL' AND sequence = 40",
+        end + 1
+    );
+    let edit = |at: u64| {
+        format!("UPDATE {} = {at}", of("SET payload = set_byte(payload, 20, 255 - get_byte(payload, 20)) WHERE"))
+    };
+    for (what, sql, first) in [
+        ("nothing", "SELECT 1".to_owned(), None),
+        ("a byte of an event is changed", edit(40), Some(40)),
+        ("a byte of the last one", edit(end), Some(end)),
+        ("one is dropped", format!("DELETE FROM {} = 50", of("WHERE")), Some(50)),
+        ("two are swapped", swap.to_owned(), Some(60)),
+        ("the end is cut", format!("DELETE FROM {} > {}", of("WHERE"), end - 3), Some(end - 2)),
+        ("a foreign message is added", foreign, Some(end + 1)),
+    ] {
+        run(&sql).await;
+        let proof = chain::prove(&archive, &heads, |_| ()).await.unwrap();
+        assert_eq!(proof.first_bad.as_ref().map(|(at, _)| *at), first, "{what}: {proof:?}");
+        println!("{what}: {:?}", proof.first_bad);
+        run("TRUNCATE arbees.event_archive; INSERT INTO arbees.event_archive SELECT * FROM arbees.kept").await;
+    }
+    // Somebody who writes all hashes anew from some event on is found by what was published.
+    let mut forged = heads.clone();
+    let (at, hash) = forged.range_mut(45..).next().unwrap();
+    hash[0] ^= 1;
+    let at = *at;
+    assert_eq!(chain::prove(&archive, &forged, |_| ()).await.unwrap().first_bad.unwrap().0, at);
+
+    // A stream that was built anew, with one byte changed.
+    let second = Nats::start(&binaries(), &plane.scratch.path().join("second")).await.unwrap();
+    let rebuilt = crate::plane::connect(&second.url()).await;
+    rebuilt.ensure_streams().await.unwrap();
+    let stream = async_nats::jetstream::new(async_nats::connect(second.url()).await.unwrap());
+    let mut reader = plane.log.read(CONTROL, Vec::new(), 1, end).await.unwrap();
+    while let Some(stored) = reader.next().await.unwrap() {
+        let mut payload = stored.payload.to_vec();
+        if stored.sequence == 70 {
+            payload[20] ^= 1;
+        }
+        let sent = stream.publish_with_headers(stored.subject, stored.headers.unwrap(), payload.into()).await.unwrap();
+        sent.await.unwrap();
+    }
+    let proof = chain::prove(&Source::Log(rebuilt), &heads, |_| ()).await.unwrap();
+    assert_eq!((proof.first_bad.unwrap().0, proof.messages), (70, end));
+    drop(second);
+    plane.stop(&["ALERT", "shard_lost", "nats"]).await;
+}
+
+/// Every query of the page for people is run as it stands there, and those that many will ask use an index.
+#[tokio::test]
+async fn the_worked_queries_run_and_the_views_say_what_happened() {
+    let (plane, _) = a_day_with_faults("views", 24).await;
+    plane.verified().await;
+    let pool = plane.pool().await;
+    let page = include_str!("../../../docs/queries.md");
+    let queries: Vec<&str> = page.split("```sql\n").skip(1).map(|part| part.split("```").next().unwrap()).collect();
+    assert!(queries.len() >= 10);
+    for query in &queries {
+        let sql = sqlx::AssertSqlSafe((*query).to_owned());
+        sqlx::query(sql).fetch_all(&pool).await.unwrap_or_else(|e| panic!("{e}\n{query}"));
+    }
+    let count = async |sql: &'static str| -> i64 { sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap() };
+    let moved = i64::try_from(moves(&plane).await.len()).unwrap();
+    assert_eq!(count("SELECT count(*) FROM arbees.v_recent_moves").await, moved);
+    assert_eq!(count("SELECT count(*) FROM arbees.v_current_assignments").await, 24);
+    assert_eq!(count("SELECT sum(games)::bigint FROM arbees.v_shard_load").await, 24);
+    assert_eq!(count("SELECT count(*) FROM arbees.v_unwatched_games").await, 0);
+    let lost = "SELECT count(*) FROM arbees.v_recent_moves WHERE cause = 'its shard is lost' AND handover_seconds < 60";
+    assert!(count(lost).await > 0);
+    let told = "SELECT count(*) FROM arbees.v_alert_timeline WHERE incident = 'shard_lost:shard_01'";
+    assert_eq!(count(told).await, 1);
+    // On tables this small a scan is cheaper: without scans it shows whether an index fits.
+    let mut looking = pool.acquire().await.unwrap();
+    sqlx::query("SET enable_seqscan = off").execute(&mut *looking).await.unwrap();
+    for query in &queries[..2] {
+        let sql = sqlx::AssertSqlSafe(format!("EXPLAIN {query}"));
+        let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut *looking).await.unwrap();
+        assert!(plan.iter().any(|l| l.contains("Index")) && !plan.iter().any(|l| l.contains("Seq Scan")), "{plan:#?}");
+    }
+    // Who may only look can look, and nothing else.
+    sqlx::query("SET ROLE arbees_reader").execute(&mut *looking).await.unwrap();
+    sqlx::query("SELECT * FROM arbees.v_shard_load").fetch_all(&mut *looking).await.unwrap();
+    let refused = sqlx::query("DELETE FROM arbees.games").execute(&mut *looking).await.unwrap_err();
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
+    drop(looking);
     plane.stop(&["ALERT", "shard_lost", "nats"]).await;
 }

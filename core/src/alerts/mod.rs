@@ -9,7 +9,7 @@ pub mod desk;
 mod file;
 mod message;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arbees_fleet::Incidents;
@@ -17,7 +17,7 @@ use arbees_proto::{EventId, Payload, envelope, v1};
 use tokio::sync::mpsc;
 
 use crate::bus::{Bus, contract};
-use crate::log::{ALERTS, Log};
+use crate::log::{ALERTS, Log, ReadError};
 use crate::retry::Policy;
 use crate::time::{now_us, steady_us};
 
@@ -155,15 +155,34 @@ impl Alerter {
 /// Writes `events` into ALERTS in their order, each for as long as it takes. What the log does not take at once is said on
 /// Redis.
 async fn write(log: Log, bus: Option<Bus>, mut events: mpsc::Receiver<v1::Event>) {
-    while let Some(event) = events.recv().await {
+    let mut waiting: VecDeque<v1::Event> = VecDeque::new();
+    loop {
+        let Some(event) = waiting.pop_front() else {
+            match events.recv().await {
+                Some(event) => waiting.push_back(event),
+                None => return,
+            }
+            continue;
+        };
         let mut delays = Policy::patient().delays();
-        let mut is_first = true;
+        let mut is_first = waiting.is_empty();
         while let Err(error) = append(&log, &event).await {
             tracing::debug!(error, "an event of ALERTS is not in the log yet");
             if std::mem::take(&mut is_first) {
                 say_on_redis(bus.as_ref(), &event).await;
             }
-            tokio::time::sleep(delays.next_delay()).await;
+            let rest = tokio::time::sleep(delays.next_delay());
+            tokio::pin!(rest);
+            loop {
+                tokio::select! {
+                    () = &mut rest => break,
+                    // Whoever comes meanwhile is said on Redis at once, too.
+                    Some(next) = events.recv(), if waiting.len() < CAPACITY => {
+                        say_on_redis(bus.as_ref(), &next).await;
+                        waiting.push_back(next);
+                    }
+                }
+            }
         }
     }
 }
@@ -178,18 +197,21 @@ async fn say_on_redis(bus: Option<&Bus>, event: &v1::Event) {
 }
 
 /// The incidents of `kinds` that last, as ALERTS has them now: for programs that follow no more of it than that.
-pub async fn open_of(log: &Log, kinds: &[&str]) -> BTreeSet<String> {
+///
+/// # Errors
+/// When they cannot be read whole.
+pub async fn open_of(log: &Log, kinds: &[&str]) -> Result<BTreeSet<String>, ReadError> {
     let mut desk = Desk::default();
     for kind in kinds {
-        let Ok((first, end)) = log.bounds(ALERTS).await else { continue };
-        let Ok(mut reader) = log.read(ALERTS, vec![log.names().alert(kind)], first, end).await else { continue };
-        while let Ok(Some(stored)) = reader.next().await {
+        let (first, end) = log.bounds(ALERTS).await?;
+        let mut reader = log.read(ALERTS, vec![log.names().alert(kind)], first, end).await?;
+        while let Some(stored) = reader.next().await? {
             if let Ok(event) = stored.event() {
                 desk.apply(&event);
             }
         }
     }
-    desk.open()
+    Ok(desk.open())
 }
 
 /// The alert of a process that found another one with its name.

@@ -4,10 +4,11 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{PgPool, SqlSafeStr as _};
 
 /// All migrations, in their order.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "arbees", include_str!("../../../migrations/0001_arbees.sql")),
     (2, "control_plane", include_str!("../../../migrations/0002_control_plane.sql")),
     (3, "alerts", include_str!("../../../migrations/0003_alerts.sql")),
+    (4, "views", include_str!("../../../migrations/0004_views.sql")),
 ];
 
 /// Brings the schema `arbees` up to date.

@@ -102,6 +102,7 @@ async fn follow(
         spec.start = Start::Sequence(next);
         let why = match Push::open(log, &spec).await {
             Err(error) => error.to_string(),
+            Ok(_) if is_beyond(log, base, next).await => return lost(&spec.stream, next),
             Ok(mut push) => {
                 if is_away {
                     tracing::info!(stream = spec.stream, from = next, "tail is back");
@@ -133,12 +134,19 @@ async fn follow(
             is_away = true;
         }
         tokio::time::sleep(delays.next_delay()).await;
-        // A consumer that begins beyond the end would wait for ever, and then give out what is new under old numbers.
-        if let Ok((_, end)) = log.bounds(base).await
-            && end + 1 < next
-        {
-            tracing::error!(stream = spec.stream, next, end, "the stream has lost its tail");
-            return Ended::Lost;
+        if is_beyond(log, base, next).await {
+            return lost(&spec.stream, next);
         }
     }
+}
+
+/// Whether the stream ends before `next` could come. A consumer that begins there would wait for ever, and then give out what is
+/// new under old numbers.
+async fn is_beyond(log: &Log, base: &str, next: u64) -> bool {
+    log.bounds(base).await.is_ok_and(|(_, end)| end + 1 < next)
+}
+
+fn lost(stream: &str, next: u64) -> Ended {
+    tracing::error!(stream, next, "the stream has lost its tail");
+    Ended::Lost
 }

@@ -232,6 +232,7 @@ impl Fleet {
         self.seen.since_us = before.since_us;
         self.seen.services = before.services;
         self.seen.echo_sequence = before.echo_sequence;
+        self.seen.common = before.common;
         self.seen.is_first_day = self.state.services.is_empty();
         for id in self.state.games.keys() {
             self.seen.by_event.entry(id.event().to_owned()).or_default().push(id.clone());

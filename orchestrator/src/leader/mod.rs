@@ -13,14 +13,14 @@ use arbees_core::bus::Bus;
 use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
-use arbees_core::log::{AppendError, Asked, CONTROL, HEARTBEATS, Key, Log, ReadError};
+use arbees_core::log::{AppendError, Asked, CONTROL, Key, Log, ReadError};
 use arbees_core::shutdown::spawn;
 use arbees_core::time::{now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Turn;
-use arbees_fleet::{Effect, Fleet, Input};
+use arbees_fleet::{Effect, Fleet, Input, Skip};
 use arbees_proto::envelope::HEADER_TYPE;
-use arbees_proto::{Payload, Sealed, ServiceKind, v1};
+use arbees_proto::{Sealed, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +35,7 @@ use crate::others::Others;
 use crate::outbox::{Errand, Outbox};
 use crate::sentry::{self, Sentry};
 use crate::tenure::Tenure;
-use folding::fold;
+use folding::{Before, fold};
 
 /// How often time itself is an input.
 const TICK_US: i64 = 200_000;
@@ -73,7 +73,10 @@ pub async fn run(
         instance: config.instance.clone(),
         process: config.process.clone(),
     };
+    // Read before the log is folded: what was published before must be in it.
+    let before = Before::read(log).await;
     let Some(state) = fold(log, stop).await else { return Ok(()) };
+    let generation = before.generation_over(&state.head);
     let fleet = Fleet::new(state, config.settings.clone(), log.names().clone(), me.clone(), now());
     let started_at_us = now_us();
     let (sender, inbox) = mpsc::channel(inbox::CAPACITY);
@@ -84,6 +87,7 @@ pub async fn run(
     let pulse = Pulse { head, leads: false, appending_since_us: None, another_leads: true };
     let (pulse, watching) = watch::channel(pulse);
     let (log_ok, is_log_ok) = watch::channel(true);
+    let log_is_there = is_log_ok.clone();
     let (open_to, open) = watch::channel(None);
     let (alerter, alerts) = Alerter::new(log.clone(), Some(bus.clone()), me.clone());
     let heart = Heart {
@@ -137,12 +141,13 @@ pub async fn run(
         pulse,
         alerter,
         open,
-        generation: 0,
-        effects_through: last_effects(log).await,
+        log_is_there,
+        generation,
+        effects_through: before.effects_through,
         tasks: &tasks,
         asked: Vec::new(),
         rival: None,
-        others: Others::default(),
+        others: before.others,
         answers: Vec::new(),
     };
     health.ok("leader");
@@ -153,17 +158,6 @@ pub async fn run(
         tracing::warn!("some tasks did not end in time");
     }
     result
-}
-
-/// How far the effects of the last leader had gone out, as its last heartbeat tells; 0 when none does.
-async fn last_effects(log: &Log) -> u64 {
-    let filter = log.names().heartbeats_of(ServiceKind::Orchestrator);
-    let beats = log.last_per_subject(HEARTBEATS, filter).await.unwrap_or_default();
-    let through = |payload: Option<Payload>| match payload {
-        Some(Payload::Heartbeat(beat)) => beat.effects_through,
-        _ => 0,
-    };
-    beats.iter().filter_map(|b| Some(through(b.event().ok()?.payload))).max().unwrap_or(0)
 }
 
 /// What the loop works with.
@@ -184,6 +178,7 @@ struct Desk<'a> {
     alerter: Alerter,
     /// The incidents that last, as ALERTS has them; none before it was read to its end.
     open: watch::Receiver<Option<BTreeSet<String>>>,
+    log_is_there: watch::Receiver<bool>,
     /// What the log must at least be in: one more than before when it was seen to have lost its tail.
     generation: u64,
     /// How far some leader's effects have gone out.
@@ -245,6 +240,15 @@ impl Desk<'_> {
                     };
                     if let Err(skip) = self.fleet.follow(&stored.entry()) {
                         tracing::error!(sequence = stored.sequence, %skip, "message of CONTROL is no valid event");
+                        if skip == Skip::Unchained {
+                            // Somebody else's message; or the log lost its tail unseen and has grown again since, and nothing
+                            // that is known is a measure any more.
+                            if self.fold_anew(stop).await.is_none() {
+                                return Ok(None);
+                            }
+                            tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
+                            continue;
+                        }
                     }
                     let head = self.fleet.state().head.clone();
                     let is_elected = stored.header(HEADER_TYPE) == "LeaderElected";
@@ -274,8 +278,10 @@ impl Desk<'_> {
         let (_, end) = self.log.bounds(CONTROL).await?;
         let mut reader = self.log.read(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1, end).await?;
         while let Some(stored) = reader.next().await? {
-            // Whatever is no valid event was told by the standby, or is by `verify`.
-            let _ = self.fleet.follow(&stored.entry());
+            // What else is no valid event was told by the standby, or is by `verify`.
+            if self.fleet.follow(&stored.entry()) == Err(Skip::Unchained) {
+                return Ok(Some(Ended::FoldAnew));
+            }
         }
         let repeat_from = self.effects_through.max(end.saturating_sub(MOST_REPEATED)) + 1;
         if self.effects_through > 0 && repeat_from <= end {
@@ -355,7 +361,8 @@ impl Desk<'_> {
             if now.steady_us >= tick_at_us || is_due {
                 tick_at_us = now.steady_us + TICK_US;
                 self.others.tell(&self.me.instance, now.steady_us, &self.alerter);
-                if let Some(open) = self.open.borrow().as_ref() {
+                // While the log is away, ALERTS tells nothing new: the own word counts on.
+                if let Some(open) = self.open.borrow().as_ref().filter(|_| *self.log_is_there.borrow()) {
                     self.fleet.know_open(now, open);
                 }
                 self.fleet.decide(now, Input::Tick);

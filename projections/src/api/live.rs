@@ -30,11 +30,10 @@ pub async fn events(
     let listener =
         listener.map_err(|_| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many listeners: try again"))?;
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let next = match (last, from.from) {
-        (Some(last), _) => last + 1,
-        (None, Some(from)) => from,
-        (None, None) => log.bounds(CONTROL).await.map_err(|e| Problem::away(e.to_string()))?.1 + 1,
-    };
+    let (_, end) = log.bounds(CONTROL).await.map_err(|e| Problem::away(e.to_string()))?;
+    let wanted = last.map(|last| last.saturating_add(1)).or(from.from).unwrap_or(end + 1);
+    // A log that was put back ends before what was heard: whoever listens must not wait until it is as long again.
+    let next = wanted.min(end + 1);
     let tail = log.tail(CONTROL, Vec::new(), next);
     let lines = stream::unfold((tail, listener), |(mut tail, listener)| async move {
         loop {

@@ -11,10 +11,11 @@ mod tables;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arbees_core::db;
 use arbees_core::log::Log;
 use arbees_core::time::{now_us, rfc3339};
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse as _, Response};
@@ -27,7 +28,7 @@ use problem::Problem;
 /// Requests that are answered at a time. More are refused: whoever polls comes again.
 const AT_ONCE: usize = 32;
 /// Requests about the past at a time: each may fold the log.
-const FOLDS_AT_ONCE: usize = 2;
+const FOLDS_AT_ONCE: usize = 4;
 /// Listeners to what is new.
 const LISTENERS: usize = 64;
 /// A database that does not answer within this is away.
@@ -77,13 +78,15 @@ impl Api {
             .route("/v1/shards", get(tables::shards))
             .route("/v1/services", get(tables::services))
             .route("/v1/alerts", get(tables::alerts))
+            .route_layer(axum::middleware::from_fn_with_state(self.clone(), bounded));
+        let past = Router::new()
             .route("/v1/history/{of}/{id}", get(past::history))
             .route("/v1/explain/game/{id}", get(past::explain))
             .route("/v1/state", get(past::state))
-            .route("/v1/sla", get(past::sla))
-            .route_layer(axum::middleware::from_fn_with_state(self.clone(), bounded));
+            .route("/v1/sla", get(past::sla));
         Router::new()
             .merge(asked)
+            .merge(past)
             .route("/v1/events", get(live::events))
             .route("/v1/{*unknown}", get(unknown))
             .route_layer(axum::middleware::from_fn_with_state(self.clone(), allowed))
@@ -108,6 +111,10 @@ impl Api {
             Ok(Ok(answer)) => {
                 *self.away() = None;
                 return Ok(answer);
+            }
+            // It answers, and refuses this question.
+            Ok(Err(error)) if matches!(error, sqlx::Error::Database(_)) && !db::is_away(&error) => {
+                return Err(Problem::bad("the database refuses this question"));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
@@ -134,14 +141,19 @@ async fn unknown(request: Request) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; see the README for what is"))
 }
 
+#[derive(serde::Deserialize)]
+struct Token {
+    token: Option<String>,
+}
+
 /// Whoever asks needs the token, if there is one.
 async fn allowed(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(token) = &api.0.token else { return next.run(request).await };
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
     // A browser's event source can send no headers.
-    let query = request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("token="));
+    let query = Query::<Token>::try_from_uri(request.uri()).ok().and_then(|Query(t)| t.token);
     // Hashes are compared, so that the time it takes tells nothing of the token.
-    match bearer.or(query).map(|given| blake3::hash(given.as_bytes())) {
+    match bearer.or(query.as_deref()).map(|given| blake3::hash(given.as_bytes())) {
         Some(given) if given == *token => next.run(request).await,
         _ => {
             let why = "QUERY_TOKEN is set: send it as Authorization: Bearer, or as ?token=";

@@ -8,6 +8,8 @@ use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use tokio::sync::SemaphorePermit;
+
 use super::Api;
 use super::problem::Problem;
 use crate::audit::{self, Moment, Source, Subject, explain, sequence_at};
@@ -34,11 +36,12 @@ impl Api {
     }
 }
 
-/// One of few: whoever waits for a turn waits.
-macro_rules! in_turn {
-    ($api:expr) => {
-        $api.0.folds.acquire().await.map_err(|_| Problem::away("stopping"))?
-    };
+impl Api {
+    /// One of few: a queue of those who wait would only grow.
+    fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let why = "questions about the past are being answered: try again";
+        self.0.folds.try_acquire().map_err(|_| Problem::new(StatusCode::TOO_MANY_REQUESTS, why))
+    }
 }
 
 pub async fn explain(
@@ -48,7 +51,7 @@ pub async fn explain(
 ) -> Result<Json<explain::Explanation>, Problem> {
     let game: GameId = id.parse().map_err(|e: arbees_proto::ids::BadId| Problem::bad(e.to_string()))?;
     let source = api.source()?;
-    let _turn = in_turn!(api);
+    let _turn = api.turn()?;
     let sequence = sequence_at(&source, moment(when.at.as_deref(), Moment::Now)?).await?;
     Ok(Json(explain::explain(&source, &game, sequence).await?))
 }
@@ -58,7 +61,7 @@ pub async fn history(State(api): State<Api>, Path((of, id)): Path<(String, Strin
         Problem::new(StatusCode::NOT_FOUND, format!("there is no history of {of}: allowed are game, shard, alert"))
     })?;
     let source = api.source()?;
-    let _turn = in_turn!(api);
+    let _turn = api.turn()?;
     let mut lines = audit::history(&source, &subject).await?;
     let left_out = lines.len().saturating_sub(MOST_LINES);
     lines.drain(..left_out);
@@ -67,7 +70,7 @@ pub async fn history(State(api): State<Api>, Path((of, id)): Path<(String, Strin
 
 pub async fn state(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
     let source = api.source()?;
-    let _turn = in_turn!(api);
+    let _turn = api.turn()?;
     let sequence = sequence_at(&source, moment(when.at.as_deref(), Moment::Now)?).await?;
     let state = source.fold(sequence).await?;
     let hash = arbees_proto::envelope::hex(&state.hash());
@@ -76,7 +79,7 @@ pub async fn state(State(api): State<Api>, Query(when): Query<When>) -> Result<J
 
 pub async fn sla(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
     let source = api.source()?;
-    let _turn = in_turn!(api);
+    let _turn = api.turn()?;
     let from = moment(when.from.as_deref(), Moment::Sequence(1))?;
     let to = moment(when.to.as_deref(), Moment::Now)?;
     let sla = audit::sla(&source, from, to, |_, _| ()).await?;

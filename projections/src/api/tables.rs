@@ -17,7 +17,7 @@ use crate::queries::{self, GameFilter};
 const SEQUENCE: HeaderName = HeaderName::from_static("x-arbees-sequence");
 /// How long `min_sequence` waits.
 const PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Lines of a page: by default, and at most.
 const PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1_000;
@@ -40,6 +40,10 @@ type Question = Result<Query<Asked>, axum::extract::rejection::QueryRejection>;
 
 fn read(question: Question) -> Result<Asked, Problem> {
     let Query(asked) = question.map_err(|e| Problem::bad(e.body_text()))?;
+    let texts = [&asked.phase, &asked.league, &asked.shard, &asked.prefix, &asked.after];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(Problem::bad("a text holds a zero byte: allowed are all others"));
+    }
     match asked.limit {
         Some(limit) if !(1..=LARGEST_PAGE).contains(&limit) => {
             Err(Problem::bad(format!("limit is {limit}: allowed are 1 to {LARGEST_PAGE}")))

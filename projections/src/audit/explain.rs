@@ -9,9 +9,11 @@ use arbees_core::log::{ALERTS, CONTROL, Stored};
 use arbees_proto::{EventId, GameId, Payload, ServiceKind, v1};
 use serde::Serialize;
 
-use super::story::{Line, line_of};
+use super::story::{Line, incidents, line_of};
 use super::{AuditError, Source};
 
+/// Owners that are told of: the last ones.
+const MOST_STINTS: usize = 50;
 /// Causes that are followed back from one decision.
 const MOST_CAUSES: usize = 8;
 /// People are told of what befell a shard within this, or not of that.
@@ -59,6 +61,8 @@ pub struct Explanation {
     /// Since when it waits for a shard.
     pub waits_since_us: Option<i64>,
     pub stints: Vec<Stint>,
+    /// Older ones that are not told.
+    pub left_out: usize,
 }
 
 /// Events by their ids, with their sequences.
@@ -69,6 +73,7 @@ type Known = BTreeMap<Vec<u8>, (u64, v1::Event)>;
 /// # Errors
 /// [`AuditError::Unknown`] for a game of which nothing is known by then.
 pub async fn explain(source: &Source, game: &GameId, sequence: u64) -> Result<Explanation, AuditError> {
+    let is_now = sequence == source.end().await?;
     let filters = source.names().game(&game.to_string());
     let mut known = Known::new();
     let events = events(source, CONTROL, &filters, sequence).await?;
@@ -83,16 +88,28 @@ pub async fn explain(source: &Source, game: &GameId, sequence: u64) -> Result<Ex
         sequence,
         waits_since_us: None,
         stints: Vec::new(),
+        left_out: 0,
     };
     for (at, event) in events {
         explained.take(at, &event);
         known.insert(event.id.clone(), (at, event));
     }
     explained.stints.reverse();
+    explained.left_out = explained.stints.len().saturating_sub(MOST_STINTS);
+    explained.stints.truncate(MOST_STINTS);
+    let elected = self::events(source, CONTROL, &[source.names().leader()], sequence).await?;
+    // What people were told after the moment that is asked about is none of it.
+    let until_us = source.time_at_or_before(sequence, 0).await?.1.filter(|_| !is_now).unwrap_or(i64::MAX);
+    let mut alerts = BTreeMap::new();
+    for kind in ["shard_lost", "breaker_opened"] {
+        let mut all = self::events(source, ALERTS, &[source.names().alert(kind)], super::ALL).await?;
+        all.retain(|(_, event)| event.occurred_at_us <= until_us);
+        alerts.insert(kind, all);
+    }
     for stint in &mut explained.stints {
-        stint.leader = leader_at(source, stint.sequence).await?;
+        stint.leader = leader_at(&elected, stint.sequence);
         stint.because = causes(source, &mut known, stint).await?;
-        stint.told = told(source, stint).await?;
+        stint.told = told(&alerts, stint);
     }
     Ok(explained)
 }
@@ -108,9 +125,9 @@ impl Explanation {
             }
             Some(Payload::GameWentLive(_) | Payload::GameResumed(_)) => "live".clone_into(&mut self.phase),
             Some(Payload::GameSuspended(_)) => "suspended".clone_into(&mut self.phase),
-            Some(Payload::GamePostponed(_)) => "postponed".clone_into(&mut self.phase),
-            Some(Payload::GameCanceled(_)) => "canceled".clone_into(&mut self.phase),
-            Some(Payload::GameFinished(_)) => "finished".clone_into(&mut self.phase),
+            Some(Payload::GamePostponed(_)) => self.over("postponed"),
+            Some(Payload::GameCanceled(_)) => self.over("canceled"),
+            Some(Payload::GameFinished(_)) => self.over("finished"),
             Some(Payload::GameQueued(_)) => self.waits_since_us = Some(at),
             Some(Payload::GameAssigned(e)) => self.begin(sequence, event, &e.shard, None),
             Some(Payload::GameReassigned(e)) => self.begin(sequence, event, &e.shard, Some(e.from.clone())),
@@ -123,6 +140,11 @@ impl Explanation {
             }
             _ => {}
         }
+    }
+
+    fn over(&mut self, phase: &str) {
+        phase.clone_into(&mut self.phase);
+        self.waits_since_us = None;
     }
 
     fn end(&mut self, at: i64) {
@@ -174,13 +196,13 @@ pub(super) async fn events(
     Ok(events)
 }
 
-async fn leader_at(source: &Source, sequence: u64) -> Result<String, AuditError> {
-    let elected = events(source, CONTROL, &[source.names().leader()], sequence).await?;
+fn leader_at(elected: &[(u64, v1::Event)], sequence: u64) -> String {
     let name = |event: &v1::Event| match &event.payload {
         Some(Payload::LeaderElected(e)) => Some(e.instance.clone()),
         _ => None,
     };
-    Ok(elected.iter().rev().find_map(|(_, event)| name(event)).unwrap_or_default())
+    let before = elected.iter().rev().filter(|(at, _)| *at < sequence);
+    before.filter_map(|(_, event)| name(event)).next().unwrap_or_default()
 }
 
 /// What led to the decision: each event names the one before. What is not about the game is about the shard that had it, the
@@ -223,26 +245,29 @@ fn heartbeat(id: &[u8]) -> Line {
 }
 
 /// What people were told of what befell the shard that had the game before.
-async fn told(source: &Source, stint: &Stint) -> Result<Vec<Line>, AuditError> {
-    let Some(before) = &stint.before else { return Ok(Vec::new()) };
+fn told(alerts: &BTreeMap<&str, Vec<(u64, v1::Event)>>, stint: &Stint) -> Vec<Line> {
+    let Some(before) = &stint.before else { return Vec::new() };
     let mut lines = Vec::new();
-    for kind in ["shard_lost", "breaker_opened"] {
-        let incident = incident_of(kind, before);
-        let about = |event: &v1::Event| match &event.payload {
-            Some(Payload::AlertRaised(e)) => e.incident == incident,
-            Some(Payload::AlertDelivered(e)) => e.incidents.contains(&incident),
-            Some(Payload::AlertAcknowledged(e)) => e.incident == incident,
-            _ => false,
+    for (kind, all) in alerts {
+        // An operator's word needs no alert.
+        let is_cause = match *kind {
+            "shard_lost" => stint.because.iter().any(|l| l.event_type == "ServiceLost"),
+            _ => stint.because.iter().any(|l| l.event_type == "CircuitOpened"),
         };
-        let mut all = events(source, ALERTS, &[source.names().alert(kind)], u64::MAX >> 1).await?;
-        all.retain(|(_, event)| about(event));
+        if !is_cause {
+            continue;
+        }
+        let incident = incident_of(kind, before);
+        let about =
+            |event: &v1::Event| event.payload.as_ref().is_some_and(|p| incidents(p).contains(&incident.as_str()));
+        let all: Vec<_> = all.iter().filter(|(_, event)| about(event)).collect();
         // It is raised right after the decision about the shard, and so before or after the game's own move.
-        let raised = |(_, event): &(u64, v1::Event)| matches!(event.payload, Some(Payload::AlertRaised(_)));
+        let raised = |(_, event): &&(u64, v1::Event)| matches!(event.payload, Some(Payload::AlertRaised(_)));
         let is_its = |e: &v1::Event| (e.occurred_at_us - stint.from_us).abs() < TOLD_WITHIN;
         let by_then = |e: &v1::Event| e.occurred_at_us <= stint.from_us + RAISED_WITHIN;
         let Some(first) = all.iter().rposition(|e| raised(e) && by_then(&e.1) && is_its(&e.1)) else { continue };
         let next = all.iter().skip(first + 1).position(raised).map_or(all.len(), |n| first + 1 + n);
         lines.extend(all[first..next].iter().map(|(at, event)| line_of(*at, event)));
     }
-    Ok(lines)
+    lines
 }

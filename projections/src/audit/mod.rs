@@ -2,6 +2,7 @@
 //!
 //! Everything is told from the events themselves, through the same fold as the leader's. Tables are not asked.
 
+pub mod chain;
 pub mod explain;
 pub mod moment;
 pub mod sla;
@@ -35,6 +36,8 @@ pub enum AuditError {
     Database(#[from] sqlx::Error),
     #[error("no event has the sequence {asked}: CONTROL ends at {end}")]
     Beyond { asked: u64, end: u64 },
+    #[error("the beginning is after the end")]
+    Backwards,
     #[error("{0} is not known: no event of CONTROL is about it")]
     Unknown(String),
     #[error("the message at {sequence} of {from} cannot be read: {why}")]
@@ -118,7 +121,11 @@ pub async fn history(source: &Source, subject: &Subject) -> Result<Vec<Line>, Au
     let is_one_incident = stream == ALERTS && id.contains(':');
     let mut lines = Vec::new();
     let keep = |stored: Stored| {
-        lines.extend(story::line(&stored).filter(|l| !is_one_incident || l.text.contains(id)));
+        if let Ok(event) = stored.event()
+            && (!is_one_incident || event.payload.as_ref().is_some_and(|p| story::incidents(p).contains(&id.as_str())))
+        {
+            lines.push(story::line_of(stored.sequence, &event));
+        }
         ControlFlow::Continue(())
     };
     source.read(stream, &filters, 1, ALL, keep).await?;
@@ -143,10 +150,16 @@ pub async fn first_from(source: &Source, moment: Moment) -> Result<u64, AuditErr
 /// When a moment is beyond the end, or the streams cannot be read whole.
 pub async fn sla(source: &Source, from: Moment, to: Moment, progress: impl Fn(u64, u64)) -> Result<Sla, AuditError> {
     let (first, last) = (first_from(source, from).await?, sequence_at(source, to).await?);
+    if first > last + 1 {
+        return Err(AuditError::Backwards);
+    }
     let mut counter = Counter::default();
-    let mut begun_us = None;
+    let (mut begun_us, mut last_us) = (None, 0);
+    let mut state = State::default();
     let control = |stored: Stored| {
-        if let Ok(event) = stored.event() {
+        // What is no valid event decided nothing.
+        if let Ok((_, event)) = state.fold(&stored.entry()) {
+            last_us = event.occurred_at_us;
             if stored.sequence >= first && first > 1 && begun_us.is_none() {
                 let at_us = if let Moment::Time(at_us) = from { at_us } else { event.occurred_at_us };
                 counter.begin(at_us);
@@ -160,7 +173,18 @@ pub async fn sla(source: &Source, from: Moment, to: Moment, progress: impl Fn(u6
         ControlFlow::Continue(())
     };
     source.read(CONTROL, &[], 1, last, control).await?;
-    let until_us = if let Moment::Time(at_us) = to { at_us } else { now_us() };
+    let until_us = match (to, source) {
+        (Moment::Time(at_us), _) => at_us.min(now_us()),
+        // A log that is gone tells nothing of what came after.
+        (Moment::Sequence(_), _) | (Moment::Now, Source::Archive { .. }) => last_us,
+        (Moment::Now, Source::Log(_)) => now_us(),
+    };
+    if first > 1 && begun_us.is_none() {
+        // Nothing was decided since.
+        let at_us = if let Moment::Time(at_us) = from { at_us } else { last_us };
+        counter.begin(at_us);
+        begun_us = Some(at_us);
+    }
     let is_meant = |at_us: i64| begun_us.is_none_or(|begun| at_us >= begun) && at_us <= until_us;
     // The archive holds no game states: what they would tell is then not counted.
     if let Source::Log(_) = source {

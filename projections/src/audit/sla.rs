@@ -80,6 +80,8 @@ struct Watch {
     live_since_us: Option<i64>,
     first_live_us: Option<i64>,
     owner: Option<String>,
+    /// Its owner has said that it watches.
+    was_confirmed: bool,
     is_watched: bool,
     unwatched_since_us: Option<i64>,
     moved_us: Option<i64>,
@@ -149,7 +151,6 @@ pub struct Counter {
     false_alarms: Rate,
     moved_by_hand: BTreeSet<String>,
     from_us: Option<i64>,
-    until_us: i64,
 }
 
 impl Counter {
@@ -157,7 +158,6 @@ impl Counter {
     pub fn control(&mut self, event: &v1::Event) {
         let at = event.occurred_at_us;
         self.from_us.get_or_insert(at);
-        self.until_us = self.until_us.max(at);
         match &event.payload {
             Some(Payload::GameDiscovered(e)) => {
                 if let Some(info) = &e.game {
@@ -166,13 +166,15 @@ impl Counter {
             }
             Some(Payload::GameWentLive(e)) => self.watch(&e.game).go_live(at),
             Some(Payload::GameResumed(e)) => self.watch(&e.game).go_live(at),
-            Some(Payload::GameSuspended(e)) => self.watch(&e.game).end_play(at),
-            Some(Payload::GameFinished(e)) => self.watch(&e.game).end_play(at),
-            Some(Payload::GamePostponed(e)) => self.watch(&e.game).end_play(at),
-            Some(Payload::GameCanceled(e)) => self.watch(&e.game).end_play(at),
+            Some(Payload::GameSuspended(e)) => self.over(&e.game, at),
+            Some(Payload::GameFinished(e)) => self.over(&e.game, at),
+            Some(Payload::GamePostponed(e)) => self.over(&e.game, at),
+            Some(Payload::GameCanceled(e)) => self.over(&e.game, at),
+            Some(Payload::GameQueued(e)) => self.watch(&e.game).leave(at),
             Some(Payload::GameAssigned(e)) => {
                 if let Some(info) = &e.game {
-                    self.watch(&info.id).owner = Some(e.shard.clone());
+                    let watch = self.watch(&info.id);
+                    (watch.owner, watch.was_confirmed) = (Some(e.shard.clone()), false);
                 }
             }
             Some(Payload::GameReassigned(e)) => {
@@ -183,7 +185,7 @@ impl Counter {
                 }
                 let watch = self.watch(&info.id);
                 watch.leave(at);
-                watch.owner = Some(e.shard.clone());
+                (watch.owner, watch.was_confirmed) = (Some(e.shard.clone()), false);
                 watch.moved_us = Some(at);
                 watch.sla.moves += 1;
             }
@@ -195,11 +197,18 @@ impl Counter {
             Some(Payload::AssignmentConfirmed(e)) => {
                 let Some(id) = e.game.as_ref().map(|g| g.id.clone()) else { return };
                 if self.watch(&id).owner.as_deref() == Some(e.shard.as_str()) {
+                    self.watch(&id).was_confirmed = true;
                     self.watch(&id).watch(at);
                     self.found(&id, at);
                 }
             }
             Some(Payload::ServiceLost(e)) if e.kind == "shard" => self.lost(&e.instance, at - e.silent_us),
+            Some(Payload::ServiceStatusChanged(e)) if e.kind == "shard" && e.to == "retired" => {
+                self.lost(&e.instance, at);
+            }
+            Some(Payload::ServiceStatusChanged(e)) if e.kind == "shard" && e.to == "healthy" => {
+                self.is_back(&e.instance, at);
+            }
             Some(Payload::ServiceRecovered(e)) if e.kind == "shard" => self.is_back(&e.instance, at),
             _ => {}
         }
@@ -278,11 +287,20 @@ impl Counter {
     /// What is still its own it watches again.
     fn is_back(&mut self, shard: &str, at: i64) {
         let own = self.watches.iter().filter(|(_, w)| w.owner.as_deref() == Some(shard) && !w.is_watched);
-        let own: Vec<String> = own.filter(|(_, w)| w.moved_us.is_none()).map(|(id, _)| id.clone()).collect();
+        let own: Vec<String> = own.filter(|(_, w)| w.was_confirmed).map(|(id, _)| id.clone()).collect();
         for id in own {
             self.watch(&id).watch(at);
             self.found(&id, at);
         }
+    }
+
+    /// Nobody needs to watch it any more.
+    fn over(&mut self, game: &str, at: i64) {
+        self.watch(game).end_play(at);
+        for loss in &mut self.losses {
+            loss.waiting.remove(game);
+        }
+        self.close_losses(at);
     }
 
     fn found(&mut self, game: &str, at: i64) {
@@ -290,6 +308,10 @@ impl Counter {
         for loss in &mut self.losses {
             loss.by_hand |= loss.waiting.remove(game) && by_hand;
         }
+        self.close_losses(at);
+    }
+
+    fn close_losses(&mut self, at: i64) {
         for loss in self.losses.extract_if(.., |l| l.waiting.is_empty()) {
             let took_us = at - loss.from_us;
             self.recovered_us.push(took_us);

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use arbees_core::log::{CONTROL, Log, Stored};
+use arbees_core::log::{CONTROL, Log, ReadError, Stored};
 use arbees_fleet::State;
 use arbees_proto::subject::Names;
 use futures::TryStreamExt as _;
@@ -71,11 +71,19 @@ impl Source {
     ) -> Result<(), AuditError> {
         match self {
             Self::Log(log) => {
+                let (_, end) = log.bounds(stream).await?;
                 let mut reader = log.read(stream, filters.to_vec(), from, to).await?;
+                let mut at = from.saturating_sub(1);
                 while let Some(stored) = reader.next().await? {
+                    at = stored.sequence;
                     if on(stored).is_break() {
-                        break;
+                        return Ok(());
                     }
+                }
+                if filters.is_empty() && at < end.min(to) {
+                    // A replica that lags has answered.
+                    let why = format!("it should reach to {}", end.min(to));
+                    return Err(ReadError::Interrupted { stream: stream.to_owned(), at, why }.into());
                 }
             }
             Self::Archive { pool, .. } => {
@@ -128,13 +136,25 @@ impl Source {
             Self::Log(log) => Ok(log.fold(Some(sequence)).await?),
             Self::Archive { .. } => {
                 let mut state = State::default();
+                let mut hole = None;
                 let fold = |stored: Stored| {
+                    let expected = state.head.sequence + 1;
+                    if stored.sequence != expected {
+                        hole = Some(expected);
+                        return ControlFlow::Break(());
+                    }
                     // What is no valid event was told by the projector that archived it.
                     let _ = state.fold(&stored.entry());
                     ControlFlow::Continue(())
                 };
                 self.read(CONTROL, &[], 1, sequence, fold).await?;
-                Ok(state)
+                match hole {
+                    None => Ok(state),
+                    Some(sequence) => {
+                        let why = "it is missing".to_owned();
+                        Err(AuditError::Unreadable { sequence, from: "the archive", why })
+                    }
+                }
             }
         }
     }

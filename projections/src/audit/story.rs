@@ -45,6 +45,20 @@ pub fn line_of(sequence: u64, event: &v1::Event) -> Line {
     }
 }
 
+/// The incidents that an event of ALERTS is about.
+#[must_use]
+pub fn incidents(payload: &Payload) -> Vec<&str> {
+    match payload {
+        Payload::AlertRaised(e) => vec![&e.incident],
+        Payload::AlertResolved(e) => vec![&e.incident],
+        Payload::AlertSuppressed(e) => vec![&e.incident],
+        Payload::AlertAcknowledged(e) => vec![&e.incident],
+        Payload::AlertDelivered(e) => e.incidents.iter().map(String::as_str).collect(),
+        Payload::AlertDeliveryFailed(e) => e.incidents.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
 fn game(game: Option<&v1::Game>) -> &str {
     game.map_or("?", |g| g.id.as_str())
 }
