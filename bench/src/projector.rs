@@ -38,7 +38,7 @@ pub async fn run(binaries: &Binaries, folder: &Path, args: &Args) -> Result<()> 
     let stop = CancellationToken::new();
     let begun = Instant::now();
     let projecting = async {
-        projector::run(&log, &pool, &Health::new(&[]), &stop).await;
+        projector::run(&log, &pool, &Health::new("bench", &[]), &stop).await;
         Ok::<_, anyhow::Error>(())
     };
     let watching = async {

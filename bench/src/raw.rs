@@ -52,3 +52,21 @@ pub async fn ordered(client: &Client, stream: &str, filter: &str, policy: Delive
         }
     }
 }
+
+/// Reads `stream` from one sequence to another, without looking at anything.
+pub async fn range(client: &Client, stream: &str, from: u64, to: u64) -> Result<()> {
+    let context = jetstream::new(client.clone());
+    let stream = context.get_stream(stream).await?;
+    let config = push::OrderedConfig {
+        deliver_subject: client.new_inbox(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        ..push::OrderedConfig::default()
+    };
+    let mut messages = stream.create_consumer(config).await?.messages().await?;
+    loop {
+        let message = messages.next().await.context("the stream ended")??;
+        if message.info().map_err(anyhow::Error::msg)?.stream_sequence >= to {
+            return Ok(());
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use arbees_core::log::{CONTROL, Log};
+use arbees_core::log::{CONTROL, Log, SNAPSHOT_EVERY};
 use arbees_fleet::State;
 use arbees_proto::InstanceId;
 use arbees_testkit::history::{History, shard_name};
@@ -14,6 +14,8 @@ use crate::{rates, raw, times};
 
 /// Recoveries measured; the middle one counts.
 const RECOVERIES: usize = 9;
+/// Moments of the past that are asked for.
+const MOMENTS: u64 = 60;
 
 /// Measures both.
 pub async fn run(log: &Log, client: &Client, history: &History) -> Result<()> {
@@ -37,7 +39,31 @@ pub async fn run(log: &Log, client: &Client, history: &History) -> Result<()> {
     if state.hash() != history.state().hash() || state.head.skipped != 0 {
         bail!("the log does not fold to the state it was made from");
     }
-    recovery(log, client).await
+    recovery(log, client).await?;
+    past(log, client, end).await
+}
+
+/// The state at moments all over the log, beside a bare read of as many messages as have to be folded for each.
+async fn past(log: &Log, client: &Client, end: u64) -> Result<()> {
+    log.fold_leaving_snapshots(None).await?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for n in 1..=MOMENTS {
+        // Spread over the log, at every distance from a snapshot.
+        let sequence = end * n / MOMENTS - n * 97 % 10_000;
+        let begun = Instant::now();
+        let state = log.fold(Some(sequence)).await?;
+        ours.push(begun.elapsed());
+        if state.head.sequence != sequence {
+            bail!("the state at {sequence} is that at {}", state.head.sequence);
+        }
+        let begun = Instant::now();
+        raw::range(client, CONTROL, sequence - sequence % SNAPSHOT_EVERY + 1, sequence).await?;
+        bare.push(begun.elapsed());
+    }
+    ours.sort();
+    println!("the state at a moment: worst of {MOMENTS} {:.1?}", ours[ours.len() - 1]);
+    times("the state at a moment of the past", middle(ours), middle(bare));
+    Ok(())
 }
 
 async fn recovery(log: &Log, client: &Client) -> Result<()> {

@@ -3,9 +3,14 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use arbees_core::config::LogConfig;
+use arbees_core::log::{self, Log};
+use arbees_proto::subject::Names;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::Look;
 
@@ -99,4 +104,17 @@ pub fn find(look: &Look) -> Result<Addresses> {
             folder.display()
         ),
     }
+}
+
+/// A person is waiting: a log that does not answer within this is said to be away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The log of `addresses`.
+pub async fn log(addresses: &Addresses) -> Result<Log> {
+    let names = Names::new(&addresses.stream_prefix);
+    let (url, creds) = (addresses.nats_url.clone(), addresses.nats_creds.clone());
+    let config = LogConfig { url, creds, names, replicas: 1 };
+    let never = CancellationToken::new();
+    let connecting = tokio::time::timeout(ANSWER_WITHIN, log::connect("arbees", &config, &never));
+    Ok(connecting.await.context("the log is away")??)
 }

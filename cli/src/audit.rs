@@ -2,11 +2,9 @@
 
 use std::io::IsTerminal as _;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use arbees_core::config::LogConfig;
-use arbees_core::log::{self, ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, Stored};
+use anyhow::{Result, bail};
+use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Stored};
 use arbees_fleet::State;
 use arbees_projections::audit::explain::{self, Explanation, Stint};
 use arbees_projections::audit::sla::{GameSla, Sla, Spread};
@@ -16,28 +14,16 @@ use arbees_proto::subject::Names;
 use arbees_proto::{GameId, ServiceKind};
 use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{HistoryOf, Look, Past, Which, addresses, show, table};
 
-/// A person is waiting: a log that does not answer within this is said to be away.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Games of a table of many that are listed before the rest is only counted.
 const WORST_LISTED: usize = 20;
-
-async fn the_log(look: &Look) -> Result<Log> {
-    let addresses = addresses::find(look)?;
-    let names = Names::new(&addresses.stream_prefix);
-    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
-    let never = CancellationToken::new();
-    let connecting = tokio::time::timeout(ANSWER_WITHIN, log::connect("arbees", &config, &never));
-    Ok(connecting.await.context("the log is away")??)
-}
 
 /// The log; the archive when it is asked for, or when the log is away.
 async fn source(past: &Past) -> Result<Source> {
     if !past.archive {
-        match the_log(&past.look).await {
+        match addresses::log(&addresses::find(&past.look)?).await {
             Ok(log) => return Ok(Source::Log(log)),
             Err(why) => note(&format!("{why:#}: reading the archive in the database")),
         }
@@ -56,7 +42,7 @@ fn local(at_us: i64) -> Option<DateTime<Local>> {
     Local.timestamp_micros(at_us).single()
 }
 
-/// A time of day, or with its date when it is not today's.
+/// A moment of this year, in local time.
 fn clock(at_us: i64) -> String {
     local(at_us).map_or_else(|| "-".to_owned(), |t| t.format("%m-%d %H:%M:%S%.3f").to_string())
 }
@@ -101,6 +87,9 @@ fn print_explanation(e: &Explanation) {
         println!("waits for a shard since {}", whole(since_us));
     }
     e.stints.iter().for_each(print_stint);
+    if e.left_out > 0 {
+        println!("\n… and {} earlier owners: `arbees history game {}` has them all", e.left_out, e.game);
+    }
     println!("\n(CONTROL up to {})", e.sequence);
 }
 

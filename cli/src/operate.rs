@@ -1,21 +1,12 @@
 //! `arbees drain`, `move`, `pin` and their kin: asked of the leader, which answers with the plan it has carried out.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, bail};
-use arbees_core::config::LogConfig;
-use arbees_core::log;
 use arbees_fleet::decide::operator::{Ask, Plan, Verb};
-use arbees_proto::subject::Names;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{Look, addresses, table};
-
-/// A person is waiting: a log that does not answer within this is said to be away.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What goes with every operator verb.
 #[derive(Args, Debug)]
@@ -49,13 +40,9 @@ pub fn operator(given: Option<&str>) -> String {
 /// Sends `request` to the leader, with the token; its answer, as it came.
 pub async fn ask(look: &Look, mut request: serde_json::Value) -> Result<Vec<u8>> {
     let addresses = addresses::find(look)?;
+    let log = addresses::log(&addresses).await?;
     let token = addresses::variable("OPERATOR_TOKEN").or(addresses.operator_token);
     let token = token.context("OPERATOR_TOKEN is not set: it must be the orchestrator's")?;
-    let names = Names::new(&addresses.stream_prefix);
-    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
-    let never = CancellationToken::new();
-    let connecting = tokio::time::timeout(CONNECT_WITHIN, log::connect("arbees", &config, &never));
-    let log = connecting.await.context("the log is away")??;
     request["token"] = json!(token);
     Ok(log.ask_leader(request.to_string().into_bytes()).await?.to_vec())
 }

@@ -2,23 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use arbees_core::config::LogConfig;
-use arbees_core::log::{self, Log};
+use anyhow::{Result, bail};
+use arbees_core::log::Log;
 use arbees_projections::audit::Source;
 use arbees_projections::audit::chain::{self, Heads, Proof};
 use arbees_projections::verify::{Report, verify};
-use arbees_proto::subject::Names;
 use serde::Serialize;
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
 
 use crate::{Look, addresses, show};
 
-/// A person is waiting: a log that does not answer within this is said to be away.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Events by which a running projector may be behind at some moment: a few of its batches.
 const MAX_BEHIND: u64 = 10_000;
 
@@ -26,11 +20,7 @@ const MAX_BEHIND: u64 = 10_000;
 pub async fn run(full: bool, look: &Look) -> Result<()> {
     let addresses = addresses::find(look)?;
     let pool = show::connect(&addresses.database_url).await?;
-    let names = Names::new(&addresses.stream_prefix);
-    let config = LogConfig { url: addresses.nats_url, creds: addresses.nats_creds, names, replicas: 1 };
-    let never = CancellationToken::new();
-    let connecting = tokio::time::timeout(ANSWER_WITHIN, log::connect("arbees-verify", &config, &never));
-    let log = connecting.await.context("the log is away")??;
+    let log = addresses::log(&addresses).await?;
     let is_watched = std::io::stderr().is_terminal();
     let report = verify(&log, &pool, |done, of| {
         if is_watched {

@@ -126,3 +126,64 @@ fn health_is_asked_where_it_is_served_and_servers_are_pinned() {
     assert_eq!(ids.len(), 3, "three shards, each with its own id");
     assert!(read("deploy/nats.conf").contains("sync_interval: always"));
 }
+
+/// Names of ours that a text mentions, without what Prometheus adds to a histogram's.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let bare = |w: &str| ["_bucket", "_sum", "_count"].iter().find_map(|s| w.strip_suffix(s)).unwrap_or(w).to_owned();
+    words.filter(|w| w.starts_with("arbees_")).map(bare).collect()
+}
+
+#[test]
+fn the_grafana_dashboard_and_the_alert_rules_ask_for_figures_that_exist_and_leave_none_out() {
+    let known: BTreeSet<String> = arbees_core::metrics::METRICS.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let dashboard = metrics_in(&read("deploy/grafana-dashboard.json"));
+    assert_eq!(dashboard, known, "every figure has its place in the dashboard");
+    serde_json::from_str::<Value>(&read("deploy/grafana-dashboard.json")).unwrap();
+    let rules = read("deploy/prometheus-rules.yml");
+    assert_eq!(metrics_in(&rules).difference(&known).collect::<Vec<_>>(), [] as [&String; 0]);
+    let rules: serde_yaml_ng::Value = serde_yaml_ng::from_str(&rules).unwrap();
+    let rules = serde_json::to_value(rules).unwrap();
+    let operations = read("docs/operations.md").to_lowercase();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let runbook = rule["annotations"]["runbook"].as_str().unwrap();
+        let heading = runbook.strip_prefix("docs/operations.md#").unwrap();
+        let is_there = operations
+            .lines()
+            .any(|l| l.starts_with('#') && l.trim_start_matches(['#', ' ']).replace('`', "") == heading);
+        assert!(is_there, "{} leads to {runbook}, which is not there", rule["alert"]);
+    }
+    let scraped = read("deploy/prometheus.yml");
+    let compose = compose();
+    for (name, command, _) in ours(&compose) {
+        let serves = command[0] != "arbees" && command[0] != "arbees-feed";
+        assert_eq!(scraped.contains(&format!("{name}:8080")), serves, "{name}");
+    }
+}
+
+/// Every figure is taken somewhere.
+#[test]
+fn every_figure_is_one_that_some_program_takes() {
+    let mut text = String::new();
+    let mut open: Vec<PathBuf> =
+        ["core/src", "orchestrator/src", "shard/src", "projections/src"].map(|f| root().join(f)).into();
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if !path.ends_with("core/src/metrics.rs") {
+                // That one lists them all.
+                text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    for (name, ..) in arbees_core::metrics::METRICS {
+        assert!(
+            text.contains(&format!("\"{name}\""))
+                || name == "arbees_build_info"
+                || name == "arbees_process_start_seconds",
+            "nobody takes {name}"
+        );
+    }
+}

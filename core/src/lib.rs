@@ -12,11 +12,14 @@ pub mod espn;
 pub mod exit;
 pub mod health;
 pub mod log;
+pub mod metrics;
+pub mod monitor;
 pub mod retry;
 pub mod shutdown;
 pub mod start;
 pub mod telemetry;
 pub mod time;
+pub mod variables;
 
 /// Installs the TLS provider that all clients of this process share. Calling it twice is harmless.
 pub fn install_tls() {

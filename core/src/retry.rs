@@ -1,7 +1,7 @@
 //! Retrying: one policy type, one function. The only place that knows the `backoff` crate.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
@@ -14,13 +14,15 @@ pub struct Policy {
     pub most: Duration,
     /// How far each delay may be off, as a share of it.
     pub jitter: f64,
+    /// Tries in all before it is given up; none: for ever.
+    pub tries: Option<u32>,
 }
 
 impl Policy {
     /// For what must come back some day: from 100 ms to 2 s, for ever.
     #[must_use]
     pub const fn patient() -> Self {
-        Self { first: Duration::from_millis(100), most: Duration::from_secs(2), jitter: 0.1 }
+        Self { first: Duration::from_millis(100), most: Duration::from_secs(2), jitter: 0.1, tries: None }
     }
 
     /// The delays between tries.
@@ -67,10 +69,19 @@ pub enum GaveUp<E: std::error::Error + 'static> {
     Canceled,
     #[error(transparent)]
     Permanent(E),
+    #[error("given up after {tries} tries in {took:.1?}: {}; at last: {last}", earlier.join("; "))]
+    Exhausted {
+        tries: u32,
+        took: Duration,
+        /// What the tries before the last one said.
+        earlier: Vec<String>,
+        last: E,
+    },
 }
 
-/// Does `op` until it succeeds, `is_retryable` says that it never will, or `cancel` fires. The first
-/// failure is logged, later ones are not: being away is one fact, however often it is found out.
+/// Does `op` until it succeeds, `is_retryable` says that it never will, the tries are used up, or `cancel` fires. The first
+/// failure is logged, later ones are not: being away is one fact, however often it is found out. Where the tries are counted
+/// none is: the error tells all of them.
 ///
 /// # Errors
 /// [`GaveUp`].
@@ -88,6 +99,8 @@ where
 {
     let mut delays = policy.delays();
     let mut tries = 0;
+    let begun = Instant::now();
+    let mut earlier = Vec::new();
     loop {
         tries += 1;
         let error = match op().await {
@@ -102,11 +115,50 @@ where
         if !is_retryable(&error) {
             return Err(GaveUp::Permanent(error));
         }
-        if tries == 1 {
+        if policy.tries.is_some_and(|most| tries >= most) {
+            return Err(GaveUp::Exhausted { tries, took: begun.elapsed(), earlier, last: error });
+        }
+        if policy.tries.is_some() {
+            earlier.push(error.to_string());
+        }
+        if tries == 1 && policy.tries.is_none() {
             tracing::warn!(what, %error, "away, trying again");
         }
         if !delays.wait(cancel).await {
             return Err(GaveUp::Canceled);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failure {0}")]
+    struct Failure(u32);
+
+    #[tokio::test]
+    async fn it_gives_up_after_its_tries_with_the_whole_story() {
+        let policy =
+            Policy { first: Duration::from_millis(1), most: Duration::from_millis(4), jitter: 0.0, tries: Some(3) };
+        let never = CancellationToken::new();
+        let mut count = 0;
+        let failing = || {
+            count += 1;
+            std::future::ready(Err::<(), _>(Failure(count)))
+        };
+        let error = retry("test", &policy, &never, |_| true, failing).await.unwrap_err().to_string();
+        for part in ["after 3 tries", "failure 1; failure 2", "at last: failure 3"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn the_delays_double_up_to_the_most() {
+        let policy = Policy { first: Duration::from_millis(100), jitter: 0.0, ..crate::db::retry_policy() };
+        let mut delays = policy.delays();
+        let all: Vec<u128> = (0..4).map(|_| delays.next_delay().as_millis()).collect();
+        assert_eq!(all, [100, 200, 400, 400]);
     }
 }

@@ -181,7 +181,8 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 8] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::Starting,
         Self::Healthy,
         Self::Degraded,

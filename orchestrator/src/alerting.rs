@@ -7,6 +7,7 @@ use arbees_core::alerts::channel::Channel;
 use arbees_core::alerts::delivery::Delivery;
 use arbees_core::alerts::{AlertConfig, Alerter, Desk, Severity, incident_of};
 use arbees_core::bus::Bus;
+use arbees_core::health::Health;
 use arbees_core::log::{ALERTS, Log};
 use arbees_core::time::{now_us, steady_us};
 use arbees_proto::{Payload, v1};
@@ -15,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::beat::Pulse;
+use crate::beat::{Pulse, TAKES};
 
 /// How often it looks whether something is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -38,6 +39,8 @@ pub struct Alerting {
     pub pulse: watch::Receiver<Pulse>,
     /// Whether the log is there.
     pub log_ok: watch::Receiver<bool>,
+    /// It knows why the log did not take the last heartbeat.
+    pub health: Health,
     pub alerter: Alerter,
     /// The incidents that last.
     /// As ALERTS has them; none before it was read to its end.
@@ -187,7 +190,8 @@ impl Voice {
         }
         let since = *self.log_away_us.get_or_insert(now);
         if self.led && !is_open && now - since >= AWAY_AFTER_US {
-            let summary = "the log does not answer: nothing is decided, shards hold their leases".to_owned();
+            let why = self.alerting.health.why(TAKES).unwrap_or_else(|| "it does not answer".to_owned());
+            let summary = format!("the log takes nothing ({why}): nothing is decided, shards hold their leases");
             self.say(Payload::AlertRaised(v1::AlertRaised {
                 kind: LOG_KIND.to_owned(),
                 incident: incident_of(LOG_KIND, ""),
@@ -209,7 +213,7 @@ impl Voice {
             return;
         }
         self.redis.asked_us = now;
-        match self.alerting.bus.ping().await {
+        match self.alerting.bus.health_check_result().await {
             Ok(_) => {
                 self.redis.away_since_us = None;
                 self.alerting.alerter.settle(REDIS_KIND, "");

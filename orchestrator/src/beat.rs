@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use arbees_core::bus::{Bus, contract};
+use arbees_core::health::Health;
 use arbees_core::log::Log;
 use arbees_core::time::{now_us, rfc3339, steady_us};
 use arbees_fleet::state::Head;
@@ -19,6 +20,9 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The log is there if a beat sent within this was acknowledged, and no append has been outstanding longer.
 const FRESH_US: i64 = 1_000_000;
+
+/// The part of health that says whether the log takes what is sent: one that can be read is not enough.
+pub const TAKES: &str = "log takes events";
 
 /// What the loop tells its heart.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct Heart {
     pub effects_through: watch::Receiver<u64>,
     /// Whether the log is there, as it is told over Redis.
     pub log_ok: watch::Sender<bool>,
+    /// How the things are that it stands on.
+    pub health: Health,
 }
 
 /// Beats until canceled.
@@ -62,8 +68,14 @@ async fn beat(heart: Heart, acked: watch::Sender<Option<i64>>) {
         let id = EventId::from_bytes(&event.id).map(|id| id.to_string()).unwrap_or_default();
         let sent_us = steady_us();
         match heart.log.publish(subject.clone(), &event, &id).await {
-            Ok(_) => drop(acked.send_replace(Some(sent_us))),
-            Err(error) => tracing::debug!(%error, "beat not acknowledged"),
+            Ok(_) => {
+                acked.send_replace(Some(sent_us));
+                heart.health.ok(TAKES);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "beat not acknowledged");
+                heart.health.failed(TAKES, error.to_string());
+            }
         }
     }
 }
@@ -87,6 +99,7 @@ fn compose(heart: &Heart) -> v1::Event {
         last_applied: head.sequence,
         head: Some(v1::LogHead { sequence: head.sequence, hash: head.hash.to_vec() }),
         effects_through: *heart.effects_through.borrow(),
+        checks: heart.health.checks(),
         metrics: vec![v1::Metric { name: "leads".to_owned(), value: f64::from(u8::from(pulse.leads)) }],
         ..v1::Heartbeat::default()
     };

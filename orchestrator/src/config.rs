@@ -8,6 +8,7 @@ use arbees_core::bus::RedisConfig;
 use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen};
 use arbees_core::espn::EspnConfig;
 use arbees_core::time::micros;
+use arbees_core::{monitor, variables};
 use arbees_fleet::{SECOND, Settings};
 
 /// Everything it is told.
@@ -29,6 +30,8 @@ pub struct Config {
     pub alerts: AlertConfig,
     /// `NATS_MONITOR_URL`: where the log's server tells of itself.
     pub monitor_url: Option<String>,
+    /// `SYSTEM_MONITOR_INTERVAL_SECS`.
+    pub monitor_every: Duration,
 }
 
 impl Config {
@@ -39,7 +42,7 @@ impl Config {
         let alerts = AlertConfig::read(&mut env);
         let espn = EspnConfig::read(&mut env);
         let listen = http_listen(&mut env);
-        let instance = env.text("INSTANCE_ID").unwrap_or_else(|| "orchestrator-1".to_owned());
+        let instance = env.text_or("INSTANCE_ID", "orchestrator-1");
         env.take("INSTANCE_ID", arbees_proto::InstanceId::strict(&instance));
         let beat_ms: u64 = env.number("LOG_HEARTBEAT_MS", 1_000, 50..=60_000);
         let ttl_ms: u64 = env.number("LEASE_TTL_MS", 2_000, 100..=600_000);
@@ -54,8 +57,8 @@ impl Config {
         let circuit_failures: u32 = env.number("ASSIGNMENT_CIRCUIT_FAILURE_THRESHOLD", 3, 1..=1_000);
         let circuit_successes: u32 = env.number("ASSIGNMENT_CIRCUIT_SUCCESS_THRESHOLD", 2, 1..=1_000);
         let half_open = env.seconds("ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS", 30.0, 0.1..=3_600.0);
-        let monitor_url =
-            env.text("NATS_MONITOR_URL").map(|url| env.url("NATS_MONITOR_URL", &url, &["http://", "https://"]));
+        let monitor_url = env.url_if_set("NATS_MONITOR_URL", &["http://", "https://"]);
+        variables::read_unused(&mut env);
         let mode = env.one_of("ORCHESTRATOR_MODE", "live", &["live", "shadow"]);
         let config = Self {
             log,
@@ -69,6 +72,7 @@ impl Config {
             operator_token: env.text("OPERATOR_TOKEN").filter(|t| !t.is_empty()),
             alerts,
             monitor_url,
+            monitor_every: monitor::interval(&mut env),
             settings: Settings {
                 pregame_assign: pregame_minutes * 60 * SECOND,
                 discovery_window: window_hours * 3_600 * SECOND,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbees_core::alerts::{Alerter, Severity};
 use arbees_core::espn::{Espn, EspnError, Slate};
+use arbees_core::metrics::{figure, gauge};
 use arbees_fleet::Input;
 use arbees_proto::{GameId, League};
 use chrono::Utc;
@@ -34,9 +35,11 @@ pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: m
             let espn = espn.clone();
             async move { (league, espn.scoreboard(league, now).await) }
         });
+        let failing = |failures: &BTreeMap<League, u32>| failures.values().filter(|n| **n > 0).count();
         for (league, answer) in futures::future::join_all(asked).await {
             note(&mut failures, league, &answer);
             tell(&alerter, &failures, league, &answer);
+            gauge!("arbees_discovery_failing_leagues").set(figure(failing(&failures)));
             let Ok(slate) = answer else { continue };
             let games = slate.games.iter().map(|g| g.report.clone()).collect();
             let mail = Mail::Input(Input::Slate { games, schedule: is_schedule_due });

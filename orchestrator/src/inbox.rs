@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbees_core::bus::{Bus, Heard, contract};
 use arbees_core::log::{Asked, HEARTBEATS, Log, ReadError};
+use arbees_core::metrics::counter;
 use arbees_core::shutdown::spawn;
 use arbees_fleet::Input;
 use arbees_fleet::decide::{MarketsFound, Medium};
@@ -173,6 +174,7 @@ struct Complaints(BTreeMap<String, (Instant, u64)>);
 
 impl Complaints {
     fn note(&mut self, channel: &str, error: &contract::BadPayload) {
+        counter!("arbees_unread_payloads_total").increment(1);
         if self.0.len() >= MAX_COMPLAINTS {
             self.0.clear();
         }

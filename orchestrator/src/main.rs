@@ -15,19 +15,23 @@ mod tenure;
 use std::process::ExitCode;
 
 use arbees_core::exit::{Exit, report};
-use arbees_core::{bus::Bus, config::process_env, espn::Espn, start};
+use arbees_core::{bus::Bus, espn::Espn, start};
 
 use crate::config::Config;
 
+const NAME: &str = "arbees-orchestrator";
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    report("arbees-orchestrator", run().await)
+    report(NAME, run().await)
 }
 
 async fn run() -> Result<(), Exit> {
-    let config = Config::read(process_env()).map_err(Exit::Config)?;
-    let (stop, health) = start::begin(config.listen, &["log", "leader"]).await?;
-    let Some(log) = start::log("arbees-orchestrator", &config.log, &health, &stop).await? else { return Ok(()) };
+    let about =
+        "Finds games, gives each to one shard, and writes every decision into the log before anyone acts on it.";
+    let Some(config) = start::configured(NAME, about, Config::read)? else { return Ok(()) };
+    let (stop, health) = start::begin(NAME, config.listen, &["log", "leader"]).await?;
+    let Some(log) = start::log(NAME, &config.log, &health, &stop).await? else { return Ok(()) };
     let bus = Bus::open(&config.redis).map_err(|e| Exit::Failed(e.to_string()))?;
     let espn = Espn::new(&config.espn).map_err(|e| Exit::Failed(e.to_string()))?;
     leader::run(&config, &log, &bus, &espn, &health, &stop).await

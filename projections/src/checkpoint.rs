@@ -1,5 +1,6 @@
 //! How far each stream has been applied: read at start, moved by compare-and-set in the transaction of the rows.
 
+use arbees_core::db::DatabaseFailure;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
 /// Why a batch was not applied.
@@ -7,8 +8,19 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 pub enum ApplyError {
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    #[error("canceled")]
+    Canceled,
     #[error("another projector moved the checkpoint of {stream} away from {expected}")]
     Moved { stream: &'static str, expected: u64 },
+}
+
+impl DatabaseFailure for ApplyError {
+    fn database(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Moved { .. } | Self::Canceled => None,
+        }
+    }
 }
 
 /// The sequence up to which `stream` is applied; 0 for none of it.

@@ -6,11 +6,14 @@ use arbees_core::alerts::{Alerter, Severity, open_of};
 use arbees_core::db::DbHealth;
 use arbees_core::health::Health;
 use arbees_core::log::{CONTROL, Log};
+use arbees_core::metrics::{figure, gauge};
 use arbees_core::retry::{Policy, retry};
 use arbees_proto::v1;
 use sqlx::{PgPool, Row as _};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+use crate::projector::WRITES;
 
 /// Events behind the end of CONTROL, for so long, that people should know of: a busy day has a few a second.
 const LAG_EVENTS: u64 = 10_000;
@@ -63,14 +66,20 @@ impl Monitor {
                        (SELECT count(*) FROM arbees.dead_letters)";
         let asking = sqlx::query(sql).bind(CONTROL).fetch_one(&self.pool);
         let why = match tokio::time::timeout(ANSWER_WITHIN, asking).await {
-            Ok(Ok(row)) => {
-                self.answered(crate::checkpoint::unsigned(row.get(0)), row.get(1)).await;
-                return;
-            }
+            Ok(Ok(row)) => match WRITES.iter().find_map(|(_, part)| self.health.why(part)) {
+                // It may have no room, and answer all the same.
+                Some(why) => why,
+                None => {
+                    self.answered(crate::checkpoint::unsigned(row.get(0)), row.get(1)).await;
+                    return;
+                }
+            },
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
         };
         self.failures += 1;
+        gauge!("arbees_database_up").set(0.0);
+        self.tell_pool();
         self.health.failed("database", why.clone());
         if self.failures >= self.settings.alert_threshold {
             let summary = format!("the database failed {} checks in a row: {why}; tables fall behind", self.failures);
@@ -78,11 +87,23 @@ impl Monitor {
         }
     }
 
+    /// How many connections there are, and what they do.
+    fn tell_pool(&self) {
+        let (size, idle) = (usize::try_from(self.pool.size()).unwrap_or(0), self.pool.num_idle());
+        gauge!("arbees_database_connections", "state" => "idle").set(figure(idle));
+        gauge!("arbees_database_connections", "state" => "active").set(figure(size.saturating_sub(idle)));
+        self.health.detail("database", format!("{size} connections, {idle} of them idle"));
+    }
+
     async fn answered(&mut self, at: u64, letters: i64) {
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!("the database answers again");
         }
         self.health.ok("database");
+        gauge!("arbees_database_up").set(1.0);
+        self.tell_pool();
+        #[allow(clippy::cast_precision_loss)]
+        gauge!("arbees_projector_dead_letters").set(letters as f64);
         self.alerter.settle("database_connectivity", "");
         let end = self.log.bounds(CONTROL).await.map_or(at, |(_, end)| end);
         let behind = end.saturating_sub(at);

@@ -27,7 +27,7 @@ pub async fn run(bus: Bus, every: Duration, mut beat: watch::Receiver<v1::Heartb
             let beat = beat.borrow().clone();
             say(&bus, &beat).await
         } else {
-            bus.ping().await.is_ok()
+            bus.health_check_result().await.is_ok()
         };
         is_there.send_if_modified(|was| std::mem::replace(was, told) != told);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arbees_core::bus::RedisConfig;
 use arbees_core::config::{ConfigErrors, Env, LogConfig, http_listen};
 use arbees_core::espn::EspnConfig;
+use arbees_core::{monitor, variables};
 use arbees_proto::{InstanceId, ShardId};
 
 /// Everything it is told.
@@ -31,6 +32,8 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// `HEARTBEAT_INTERVAL_SECS`.
     pub redis_beat_every: Duration,
+    /// `SYSTEM_MONITOR_INTERVAL_SECS`.
+    pub monitor_every: Duration,
 }
 
 impl Config {
@@ -49,6 +52,8 @@ impl Config {
         let max_games = env.number("MAX_GAMES", 20, 0..=100_000);
         let poll_every = env.seconds("POLL_INTERVAL", 0.5, 0.1..=5.0);
         let redis_beat_every = env.seconds("HEARTBEAT_INTERVAL_SECS", 10.0, 0.1..=600.0);
+        let monitor_every = monitor::interval(&mut env);
+        variables::read_unused(&mut env);
         let Some(shard) = shard else { return Err(env.finish(()).err().unwrap_or(ConfigErrors(Vec::new()))) };
         env.finish(Self {
             log,
@@ -63,6 +68,7 @@ impl Config {
             log_beat_every: Duration::from_millis(beat_ms),
             lease_ttl: Duration::from_millis(ttl_ms),
             redis_beat_every,
+            monitor_every,
         })
     }
 }

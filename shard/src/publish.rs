@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arbees_core::bus::{Bus, contract};
 use arbees_core::log::{GAME_STATES, Log};
+use arbees_core::metrics::counter;
 use arbees_core::retry::Policy;
 use arbees_core::time::{now_us, steady_us};
 use arbees_proto::{Epoch, EventId, GameId, Payload, envelope, v1};
@@ -74,6 +75,7 @@ async fn publish(
     while let Some(told) = states.recv().await {
         let is_allowed = || permit.borrow().allows(&told);
         if !is_allowed() {
+            counter!("arbees_states_shed_total", "why" => "no lease").increment(1);
             continue;
         }
         let Told { game, state } = &told;
@@ -109,11 +111,15 @@ async fn publish(
         }
         if !is_stored {
             // Perhaps stored, perhaps not: the stream is asked before the next one.
+            counter!("arbees_states_shed_total", "why" => "lease over").increment(1);
             continue;
         }
+        counter!("arbees_states_published_total").increment(1);
         last.insert(game.clone(), id);
         // A full queue is a Redis that is away: who misses this one gets the next, and all of them are in the log.
-        let _ = tell.try_send((told, now));
+        if tell.try_send((told, now)).is_err() {
+            counter!("arbees_states_shed_total", "why" => "redis away").increment(1);
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
 use arbees_core::log::{Beaten, Log, Stored, Tail};
+use arbees_core::metrics::{figure, gauge};
+use arbees_core::monitor;
 use arbees_core::retry::{Policy, retry};
 use arbees_core::shutdown::spawn;
 use arbees_core::time::{micros, now_us, steady_us};
@@ -69,6 +71,7 @@ pub async fn run(
     let (beat, beating) = watch::channel(v1::Heartbeat::default());
     let (redis_to, redis) = watch::channel(true);
     spawn(&tasks, &ending, beat::run(bus.clone(), config.redis_beat_every, beating, redis_to));
+    spawn(&tasks, &ending, monitor::run(config.monitor_every, health.clone(), log.clone(), Some(bus.clone())));
     spawn(&tasks, &ending, claim::hear_words(bus.clone(), news_to.clone()));
     spawn(&tasks, &ending, claim::answer_probes(log.clone(), config.shard.clone()));
     let mut shard = Shard {
@@ -197,6 +200,10 @@ impl Shard {
         let beat = || self.beat.borrow().clone();
         self.claim.take(&step, beat);
         self.note_acting(now_us);
+        gauge!("arbees_shard_games").set(figure(self.watched.len()));
+        let left_us = self.permit.borrow().until_us.map_or(0, |until| (until - now_us).max(0));
+        #[allow(clippy::cast_precision_loss)]
+        gauge!("arbees_lease_seconds").set(left_us as f64 / 1e6);
         let until_us = match step {
             Step::Wait { until_us } => until_us,
             _ => now_us + LOOK_EVERY_US,

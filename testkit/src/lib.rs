@@ -11,4 +11,5 @@ pub mod receiver;
 pub mod recordings;
 pub mod servers;
 pub mod simulation;
+pub mod tls;
 pub mod wait;

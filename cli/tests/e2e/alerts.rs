@@ -29,6 +29,12 @@ pub async fn raised(plane: &Plane, kind: &str) -> usize {
     events(plane).await.iter().filter(is_it).count()
 }
 
+/// How often a kind was settled, by the log.
+pub async fn settled(plane: &Plane, kind: &str) -> usize {
+    let is_it = |e: &&v1::Event| matches!(&e.payload, Some(Payload::AlertResolved(a)) if a.kind == kind);
+    events(plane).await.iter().filter(is_it).count()
+}
+
 /// Alerts as JSON, of a kind and a reason.
 fn of(lines: &[Value], kind: &str, what: &str) -> usize {
     lines.iter().filter(|l| l["alert_type"] == kind && l["what"] == what).count()

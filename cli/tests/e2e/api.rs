@@ -10,7 +10,7 @@ use crate::plane::{PATIENCE, Plane, busiest, confirmed, games_of, is, moved};
 /// A projector whose API needs this token.
 async fn plane(name: &str, games: usize) -> (Plane, String) {
     let mut plane = Plane::new(name, Sim::all_live(60.0, games, 24 * 60)).await;
-    plane.settings.insert("QUERY_TOKEN".into(), "secret".into());
+    plane.settings.insert("API_READ_TOKEN".into(), "secret".into());
     plane.settings.insert("MAX_GAMES".into(), "30".into());
     plane.all(2).await;
     plane.until("all games confirmed", |s| is(confirmed(s), games)).await;

@@ -61,7 +61,7 @@ async fn a_killed_shards_games_are_watched_elsewhere_within_seconds_and_no_other
 
 /// For how long two shards' states of one game were both taken in, in seconds: from the first one under a newer epoch to the last
 /// one under an older, over all games. What a gate drops has no effect.
-async fn doubled_seconds(plane: &Plane) -> f64 {
+pub async fn doubled_seconds(plane: &Plane) -> f64 {
     let (_, end) = plane.log.bounds(GAME_STATES).await.unwrap();
     let mut reader = plane.log.read(GAME_STATES, Vec::new(), 1, end).await.unwrap();
     let mut gate = arbees_fleet::EpochGate::default();

@@ -45,7 +45,11 @@ pub fn programs_folder() -> PathBuf {
 }
 
 pub async fn connect(url: &str) -> Log {
-    let config = LogConfig { url: url.to_owned(), creds: None, names: Names::new(""), replicas: 1 };
+    connect_to(url, 1).await
+}
+
+pub async fn connect_to(urls: &str, replicas: u32) -> Log {
+    let config = LogConfig { url: urls.to_owned(), creds: None, names: Names::new(""), replicas };
     log::connect("test", &config, &CancellationToken::new()).await.unwrap()
 }
 
@@ -60,10 +64,14 @@ impl Plane {
     /// Servers and a feed that shows `show`; no program yet.
     pub async fn new(name: &str, show: impl Show) -> Self {
         let scratch = Scratch::new(name).unwrap();
-        let binaries = binaries();
-        let nats = Nats::start(&binaries, &scratch.path().join("nats")).await.unwrap();
-        let valkey = Valkey::start(&binaries, &scratch.path().join("valkey")).await.unwrap();
-        let postgres = Postgres::start(&binaries, &scratch.path().join("postgres")).await.unwrap();
+        let nats = Nats::start(&binaries(), &scratch.path().join("nats")).await.unwrap();
+        let postgres = Postgres::start(&binaries(), &scratch.path().join("postgres")).await.unwrap();
+        Self::over(scratch, nats, postgres, show).await
+    }
+
+    /// The same over these servers.
+    pub async fn over(scratch: Scratch, nats: Nats, postgres: Postgres, show: impl Show) -> Self {
+        let valkey = Valkey::start(&binaries(), &scratch.path().join("valkey")).await.unwrap();
         let feed = Feed::serve("127.0.0.1:0".parse().unwrap(), show).await.unwrap();
         let log = connect(&nats.url()).await;
         log.ensure_streams().await.unwrap();
@@ -191,6 +199,22 @@ impl Plane {
         report
     }
 
+    /// What a program measures under this name, over all labels.
+    pub async fn metric(&mut self, program: &str, name: &str) -> f64 {
+        let (_, text) = self.programs.get(program, "/metrics").await.unwrap();
+        let is_it = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        text.lines().filter(is_it).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// The time that a program has computed for, in seconds.
+    pub fn cpu_seconds(&mut self, program: &str) -> f64 {
+        let id = self.programs.process(program).unwrap().id().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // User and system time in ticks, of which Linux has a hundred a second.
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
     /// Stops all programs, and fails on any line that says WARN or ERROR and that `allowed` does not know.
     pub async fn stop(mut self, allowed: &[&str]) {
         self.programs.stop_all(|_| ()).await.unwrap();
@@ -251,6 +275,13 @@ pub fn well(state: &State, shard: &str) -> bool {
 /// Nobody is judged for a lease and two seconds after a takeover: that time is the rule itself, and no event tells its end.
 pub async fn leader_may_judge() {
     tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+/// What became of a fault, in a line: the rows of CHAOS_TESTING.md.
+pub fn row(what: &str, detected: Duration, recovered: Duration, lost: u64, alerts: usize) {
+    println!(
+        "{what}: detected after {detected:.1?}, recovered {recovered:.1?} after its end, {lost} lost, {alerts} alert(s)"
+    );
 }
 
 /// So many games that are owned, and whose owner has reported them.

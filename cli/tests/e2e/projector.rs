@@ -19,7 +19,7 @@ use crate::plane::{PATIENCE, Plane};
 const T0: i64 = 1_800_000_000 * SECOND;
 
 /// Fills CONTROL with at least `wanted` events.
-async fn fill(plane: &Plane, wanted: u64) {
+pub async fn fill(plane: &Plane, wanted: u64) {
     let mut history = History::new(10, 1_000);
     while history.state().head.sequence < wanted {
         let (expected, events) = history.turn();
@@ -27,7 +27,7 @@ async fn fill(plane: &Plane, wanted: u64) {
     }
 }
 
-async fn append(plane: &Plane, expected: u64, events: &[Sealed]) {
+pub async fn append(plane: &Plane, expected: u64, events: &[Sealed]) {
     let outcome = plane.log.append(expected, events, &CancellationToken::new()).await.unwrap();
     assert!(matches!(outcome, Outcome::Stored { .. }));
 }

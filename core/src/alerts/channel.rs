@@ -111,6 +111,18 @@ impl Channel {
         &self.name
     }
 
+    /// What kind of channel it is; several numbers are of one kind.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self.way {
+            Way::Slack { .. } => "slack",
+            Way::Webhook { .. } => "webhook",
+            Way::PagerDuty { .. } => "pagerduty",
+            Way::Sms { .. } => "sms",
+            Way::Redis(_) => "redis",
+            Way::File(_) => "file",
+        }
+    }
+
     /// Whether this channel takes such a message at all: nobody is sent a short message for a warning or for an end.
     #[must_use]
     pub fn takes(&self, notice: &Notice) -> bool {

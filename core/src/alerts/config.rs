@@ -57,16 +57,15 @@ impl std::fmt::Debug for AlertConfig {
 impl AlertConfig {
     /// Reads it.
     pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
-        let enabled = env.one_of("CRITICAL_ALERTS_ENABLED", "true", &["true", "false", "1", "0"]);
+        let enabled = env.flag("CRITICAL_ALERTS_ENABLED", true);
         let rules = Rules {
             rate_limit_us: micros(env.seconds("ALERT_RATE_LIMIT_SECS", 300.0, 0.0..=86_400.0)),
             escalate_us: micros(env.seconds("ALERT_ESCALATE_SECS", 900.0, 1.0..=86_400.0)),
             remind_us: micros(env.seconds("ALERT_REMIND_SECS", 3_600.0, 1.0..=604_800.0)),
         };
         let http = ["http://", "https://"];
-        let hook = |env: &mut Env<F>, name: &str| env.text(name).map(|url| env.url(name, &url, &http));
-        let slack = hook(env, "SLACK_WEBHOOK_URL");
-        let webhook = hook(env, "CUSTOM_WEBHOOK_URL");
+        let slack = env.url_if_set("SLACK_WEBHOOK_URL", &http);
+        let webhook = env.url_if_set("CUSTOM_WEBHOOK_URL", &http);
         let secret = env.text("CUSTOM_WEBHOOK_SECRET");
         let events = env.url("PAGERDUTY_EVENTS_URL", "https://events.pagerduty.com/v2/enqueue", &http);
         let twilio = env.url("TWILIO_API_URL", "https://api.twilio.com", &http);
@@ -84,9 +83,9 @@ impl AlertConfig {
             _ => None,
         };
         Self {
-            enabled: matches!(enabled, "true" | "1"),
+            enabled,
             rules,
-            file: env.text("ALERT_LOG_PATH").unwrap_or_else(|| "/var/log/arbees/critical_alerts.log".to_owned()).into(),
+            file: env.text_or("ALERT_LOG_PATH", "/var/log/arbees/critical_alerts.log").into(),
             slack,
             webhook: webhook.map(|url| (url, secret)),
             pagerduty: env.text("PAGERDUTY_ROUTING_KEY").map(|key| (key, events)),

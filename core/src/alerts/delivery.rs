@@ -66,7 +66,7 @@ impl Delivery {
 
 /// Sends one message after the other, so that a channel never hears of an end before the beginning.
 async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, alerter: Alerter) {
-    let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1 };
+    let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1, tries: None };
     let mut failures = 0;
     while let Some((notice, due)) = queue.recv().await {
         let (mut delays, mut attempts) = (policy.delays(), 0);
@@ -98,6 +98,12 @@ async fn work(channel: Channel, mut queue: mpsc::Receiver<(Notice, Instant)>, al
             tracing::error!(channel = channel.name(), notice = notice.id, why, "alert given up on this channel");
         }
         let latency = due.elapsed();
+        let outcome = if error.is_none() { "delivered" } else { "given up" };
+        let kind = channel.kind();
+        ::metrics::counter!("arbees_alert_deliveries_total", "channel" => kind, "outcome" => outcome).increment(1);
+        if error.is_none() {
+            ::metrics::histogram!("arbees_alert_delivery_seconds", "channel" => kind).record(latency);
+        }
         let told = Told { notice, channel: channel.name().to_owned(), attempts, latency, error };
         alerter.say(told.payload());
     }

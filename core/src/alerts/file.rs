@@ -18,8 +18,13 @@ pub fn append(path: &Path, line: &str) -> std::io::Result<()> {
         rotate(path);
     }
     let mut file: File = OpenOptions::new().create(true).append(true).open(path)?;
+    let before = file.metadata()?.len();
     // One write, so that two programs do not mix their lines.
-    file.write_all(format!("{line}\n").as_bytes())?;
+    if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+        // A full disk takes the beginning of a line: what is written when there is room again must be a line of its own.
+        let _ = file.set_len(before);
+        return Err(error);
+    }
     file.sync_data()
 }
 

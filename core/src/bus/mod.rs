@@ -4,12 +4,15 @@
 
 pub mod contract;
 pub mod notify;
+mod place;
+mod publisher;
 mod subscription;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-
+use place::Place;
+use publisher::Publisher;
 pub use subscription::{Heard, Sight, Subscription};
 
 use crate::breaker::Limits;
@@ -26,6 +29,8 @@ pub enum BusError {
     Url(redis::RedisError),
     #[error("redis is away: {0}")]
     Away(#[from] redis::RedisError),
+    #[error("redis is away: {0}")]
+    StillAway(String),
     #[error("redis did not answer within {} ms", ANSWER_WITHIN.as_millis())]
     Late,
 }
@@ -50,7 +55,7 @@ impl RedisConfig {
     /// The server at `url`, with the delays of the contract.
     #[must_use]
     pub fn at(url: &str) -> Self {
-        let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1 };
+        let policy = Policy { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.1, tries: None };
         let breaker = Limits { failures: 10, rest: Duration::from_secs(60) };
         Self { url: url.to_owned(), reconnect: Reconnect { policy, breaker } }
     }
@@ -58,6 +63,8 @@ impl RedisConfig {
     /// Reads it.
     pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
         let url = crate::config::redis_url(env);
+        crate::install_tls();
+        env.take("REDIS_URL", Place::parse(&url).map(drop));
         let (first, most): (u64, u64) = (
             env.number("REDIS_RECONNECT_BASE_DELAY_MS", 1_000, 1..=600_000),
             env.number("REDIS_RECONNECT_MAX_DELAY_MS", 60_000, 1..=3_600_000),
@@ -67,6 +74,7 @@ impl RedisConfig {
             first: Duration::from_millis(first),
             most: Duration::from_millis(most),
             jitter: env.number("REDIS_RECONNECT_JITTER_PCT", 0.1, 0.0..=0.9),
+            tries: None,
         };
         let breaker = Limits {
             failures: env.number("REDIS_RECONNECT_MAX_FAILURES", 10, 1..=10_000),
@@ -78,10 +86,12 @@ impl RedisConfig {
 
 /// A connection to Redis that comes back by itself. Cheap to clone.
 #[derive(Clone)]
-pub struct Bus {
-    client: redis::Client,
+pub struct Bus(Arc<Inner>);
+
+struct Inner {
+    place: Place,
     reconnect: Reconnect,
-    publisher: ConnectionManager,
+    publisher: Publisher,
 }
 
 impl std::fmt::Debug for Bus {
@@ -91,25 +101,19 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// A bus. Connects when it is first used. Must be called within a runtime.
+    /// A bus. Connects when it is first used.
     ///
     /// # Errors
     /// When the URL is none.
     pub fn open(config: &RedisConfig) -> Result<Self, BusError> {
-        let client = redis::Client::open(config.url.as_str()).map_err(BusError::Url)?;
-        let managed = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(ANSWER_WITHIN))
-            .set_response_timeout(Some(ANSWER_WITHIN))
-            .set_number_of_retries(1)
-            .set_max_delay(ANSWER_WITHIN);
-        let publisher = client.get_connection_manager_lazy(managed).map_err(BusError::Url)?;
-        Ok(Self { client, reconnect: config.reconnect.clone(), publisher })
+        crate::install_tls();
+        let place = Place::parse(&config.url).map_err(BusError::Url)?;
+        let publisher = Publisher::new(place.clone());
+        Ok(Self(Arc::new(Inner { place, reconnect: config.reconnect.clone(), publisher })))
     }
 
     async fn command(&self, command: &redis::Cmd) -> Result<(), BusError> {
-        let mut connection = self.publisher.clone();
-        let answer = tokio::time::timeout(2 * ANSWER_WITHIN, command.query_async::<redis::Value>(&mut connection));
-        answer.await.map_err(|_| BusError::Late)?.map(drop).map_err(BusError::Away)
+        self.0.publisher.command(command).await
     }
 
     /// Publishes `payload` on `channel`.
@@ -132,7 +136,7 @@ impl Bus {
     ///
     /// # Errors
     /// When it is away.
-    pub async fn ping(&self) -> Result<Duration, BusError> {
+    pub async fn health_check_result(&self) -> Result<Duration, BusError> {
         let begun = Instant::now();
         self.command(&redis::cmd("PING")).await.map(|()| begun.elapsed())
     }
@@ -140,6 +144,6 @@ impl Bus {
     /// Subscribes to `channels` and `patterns`; comes back by itself for as long as the subscription lives.
     #[must_use]
     pub fn subscribe(&self, channels: &[&str], patterns: &[&str]) -> Subscription {
-        Subscription::start(self.client.clone(), self.reconnect.clone(), channels, patterns)
+        Subscription::start(self.0.place.clone(), self.0.reconnect.clone(), channels, patterns)
     }
 }

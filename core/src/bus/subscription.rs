@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use ::metrics::{counter, gauge};
 use futures::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Reconnect;
+use super::place::Place;
 use crate::breaker::Breaker;
 
 /// Messages that may wait for the reader. Beyond it new ones are dropped: pub/sub promises nothing, and what is heard late is
@@ -45,7 +47,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn start(client: redis::Client, reconnect: Reconnect, channels: &[&str], patterns: &[&str]) -> Self {
+    pub(super) fn start(place: Place, reconnect: Reconnect, channels: &[&str], patterns: &[&str]) -> Self {
         let (sender, messages) = mpsc::channel(CAPACITY);
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
@@ -54,7 +56,7 @@ impl Subscription {
         let blind = Sight { blind_since: Some(Instant::now()), reconnects: 0, blind_for: Duration::ZERO };
         let (seen, sight) = watch::channel(blind);
         tokio::spawn(async move {
-            let mut following = Following { client, reconnect, channels, patterns, sender, seen, is_away: false };
+            let mut following = Following { place, reconnect, channels, patterns, sender, seen, is_away: false };
             stop.run_until_cancelled(following.follow()).await;
         });
         Self { messages, sight, _stop: guard }
@@ -72,8 +74,24 @@ impl Subscription {
     }
 }
 
+/// Counts a subscription that stands, for as long as it does.
+struct Standing(());
+
+impl Standing {
+    fn new() -> Self {
+        gauge!("arbees_redis_subscriptions").increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        gauge!("arbees_redis_subscriptions").decrement(1.0);
+    }
+}
+
 struct Following {
-    client: redis::Client,
+    place: Place,
     reconnect: Reconnect,
     channels: Vec<String>,
     patterns: Vec<String>,
@@ -114,7 +132,8 @@ impl Following {
     /// Listens for as long as the connection lasts; why it ended, and how long it lasted.
     async fn listen(&mut self) -> redis::RedisResult<(&'static str, Duration)> {
         let subscribing = async {
-            let (mut sink, stream) = self.client.get_async_pubsub().await?.split();
+            let client = self.place.client(SILENCE).await?;
+            let (mut sink, stream) = client.get_async_pubsub().await?.split();
             for channel in &self.channels {
                 sink.subscribe(channel).await?;
             }
@@ -126,7 +145,11 @@ impl Following {
         let late = |_| redis::RedisError::from((redis::ErrorKind::Io, "no answer"));
         let (mut sink, mut stream) = tokio::time::timeout(SILENCE, subscribing).await.map_err(late)??;
         let begun = Instant::now();
+        let _standing = Standing::new();
+        counter!("arbees_redis_reconnects_total").increment(u64::from(self.is_away));
         self.seen.send_modify(|s| {
+            let blind_s = s.blind_since.map_or(0, |since| since.elapsed().as_secs());
+            counter!("arbees_redis_blind_seconds_total").increment(blind_s);
             s.blind_for += s.blind_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             s.reconnects += u64::from(self.is_away);
         });
@@ -141,6 +164,7 @@ impl Following {
                         payload: message.get_payload_bytes().to_vec(),
                     };
                     if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(heard) {
+                        counter!("arbees_redis_dropped_total").increment(1);
                         tracing::warn!(CAPACITY, "subscriber is too slow, message dropped");
                     }
                 }

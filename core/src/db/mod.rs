@@ -1,6 +1,7 @@
 //! The database: Postgres, for what is derived from the log. Nothing that decides ever reads it.
 
 mod migrate;
+mod retry;
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use migrate::migrate;
+pub use retry::{DatabaseFailure, is_retryable, policy as retry_policy, retrying};
 
 use crate::config::Env;
 
@@ -22,6 +24,9 @@ pub struct DbConfig {
     pub acquire_timeout: Duration,
 }
 
+/// Nobody who asks waits longer for a connection.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
 /// How often the database is looked after, and when people are told.
 #[derive(Clone, Copy, Debug)]
 pub struct DbHealth {
@@ -35,12 +40,45 @@ impl DbHealth {
     /// Reads `DB_HEALTH_*`.
     pub fn read<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) -> Self {
         Self {
-            enabled: matches!(
-                env.one_of("DB_HEALTH_CHECK_ENABLED", "true", &["true", "false", "1", "0"]),
-                "true" | "1"
-            ),
+            enabled: env.flag("DB_HEALTH_CHECK_ENABLED", true),
             every: env.seconds("DB_HEALTH_CHECK_INTERVAL_SECS", 30.0, 0.1..=3_600.0),
             alert_threshold: env.number("DB_HEALTH_ALERT_THRESHOLD", 3, 1..=1_000),
+        }
+    }
+}
+
+/// The defaults of a pool; each can be set by itself.
+#[derive(Clone, Copy, Debug)]
+struct Preset {
+    max_connections: u32,
+    min_connections: u32,
+    max_lifetime_s: f64,
+    idle_timeout_s: f64,
+    acquire_timeout_s: f64,
+}
+
+impl Preset {
+    /// What `DB_POOL_PRESET` stands for.
+    fn of(name: &str) -> Self {
+        let balanced = Self {
+            max_connections: 20,
+            min_connections: 5,
+            max_lifetime_s: 1_800.0,
+            idle_timeout_s: 600.0,
+            acquire_timeout_s: 30.0,
+        };
+        match name {
+            // Much at once, and nobody in a hurry: many connections, kept for long, and patience for one to be free.
+            "high_throughput" => Self {
+                max_connections: 50,
+                min_connections: 10,
+                max_lifetime_s: 3_600.0,
+                acquire_timeout_s: 60.0,
+                ..balanced
+            },
+            // Somebody waits: connections are warm, and whoever gets none is told so soon.
+            "low_latency" => Self { min_connections: 20, idle_timeout_s: 1_800.0, acquire_timeout_s: 2.0, ..balanced },
+            _ => balanced,
         }
     }
 }
@@ -51,8 +89,10 @@ impl DbConfig {
         let url = crate::config::database_url(env);
         let parsed = url.parse::<PgConnectOptions>().map(drop).map_err(|_| "it cannot be read as a URL");
         env.take("DATABASE_URL", parsed);
-        let max_connections = env.number("DB_POOL_MAX_CONNECTIONS", 20, 1..=1_000);
-        let min_connections = env.number("DB_POOL_MIN_CONNECTIONS", 5, 0..=1_000);
+        let preset =
+            Preset::of(env.one_of("DB_POOL_PRESET", "balanced", &["balanced", "high_throughput", "low_latency"]));
+        let max_connections = env.number("DB_POOL_MAX_CONNECTIONS", preset.max_connections, 1..=1_000);
+        let min_connections = env.number("DB_POOL_MIN_CONNECTIONS", preset.min_connections, 0..=1_000);
         env.check(
             min_connections <= max_connections,
             "DB_POOL_MIN_CONNECTIONS must not be greater than DB_POOL_MAX_CONNECTIONS",
@@ -61,9 +101,21 @@ impl DbConfig {
             url,
             max_connections,
             min_connections,
-            max_lifetime: env.seconds("DB_POOL_MAX_LIFETIME_SECS", 1_800.0, 1.0..=86_400.0),
-            idle_timeout: env.seconds("DB_POOL_IDLE_TIMEOUT_SECS", 600.0, 1.0..=86_400.0),
-            acquire_timeout: env.seconds("DB_POOL_ACQUIRE_TIMEOUT_SECS", 30.0, 0.1..=600.0),
+            max_lifetime: env.seconds("DB_POOL_MAX_LIFETIME_SECS", preset.max_lifetime_s, 1.0..=86_400.0),
+            idle_timeout: env.seconds("DB_POOL_IDLE_TIMEOUT_SECS", preset.idle_timeout_s, 1.0..=86_400.0),
+            acquire_timeout: env.seconds("DB_POOL_ACQUIRE_TIMEOUT_SECS", preset.acquire_timeout_s, 0.1..=600.0),
+        }
+    }
+
+    /// The same for those who answer people: a few connections of their own, and no long wait for one, however busy the writers
+    /// are.
+    #[must_use]
+    pub fn for_answers(&self) -> Self {
+        Self {
+            max_connections: (self.max_connections / 2).max(2),
+            min_connections: self.min_connections.min(1),
+            acquire_timeout: self.acquire_timeout.min(ANSWER_WITHIN),
+            ..self.clone()
         }
     }
 
@@ -84,13 +136,21 @@ impl DbConfig {
     }
 }
 
-/// Whether the database is merely away, or the trouble lies with what was asked.
-#[must_use]
-pub fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
-        // Class 08: connection; 53: resources; 57: operator intervention, which includes starting up.
-        sqlx::Error::Database(e) => e.code().is_some_and(|c| ["08", "53", "57"].contains(&&c[..2])),
-        _ => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preset_gives_defaults_that_single_settings_override() {
+        let read = |pairs: &'static [(&str, &str)]| {
+            let mut env = Env::new(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()));
+            let config = DbConfig::read(&mut env);
+            env.finish(config).map(|c| (c.max_connections, c.min_connections, c.acquire_timeout.as_secs()))
+        };
+        assert_eq!(read(&[]), Ok((20, 5, 30)));
+        assert_eq!(read(&[("DB_POOL_PRESET", "high_throughput")]), Ok((50, 10, 60)));
+        assert_eq!(read(&[("DB_POOL_PRESET", "low_latency"), ("DB_POOL_MIN_CONNECTIONS", "3")]), Ok((20, 3, 2)));
+        let error = read(&[("DB_POOL_PRESET", "fast")]).unwrap_err().to_string();
+        assert!(error.contains("balanced high_throughput low_latency"), "{error}");
     }
 }

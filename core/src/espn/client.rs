@@ -36,6 +36,17 @@ pub enum EspnError {
 }
 
 impl EspnError {
+    /// What it was, in a word.
+    const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Away { .. } => "away",
+            Self::Status { .. } => "status",
+            Self::TooLarge { .. } => "too large",
+            Self::Body { .. } => "unreadable",
+            Self::Resting { .. } => "not asked",
+        }
+    }
+
     /// Whether the server, and not the question, is to blame.
     const fn is_servers_fault(&self) -> bool {
         match self {
@@ -91,6 +102,15 @@ enum Endpoint {
     Summary,
 }
 
+impl Endpoint {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scoreboard => "scoreboard",
+            Self::Summary => "summary",
+        }
+    }
+}
+
 /// The last answer of a league: repeated while it is fresh, or when the server says that it still holds.
 #[derive(Clone, Debug)]
 struct Last {
@@ -118,7 +138,11 @@ impl Espn {
 
     fn with_breaker<T>(&self, league: League, endpoint: Endpoint, what: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        what(breakers.entry((league, endpoint)).or_insert_with(|| Breaker::new(self.limits)))
+        let breaker = breakers.entry((league, endpoint)).or_insert_with(|| Breaker::new(self.limits));
+        let result = what(breaker);
+        let (league, endpoint, is_open) = (league.as_str(), endpoint.as_str(), f64::from(u8::from(breaker.is_open())));
+        ::metrics::gauge!("arbees_espn_breaker_open", "league" => league, "endpoint" => endpoint).set(is_open);
+        result
     }
 
     /// Asks, unless the endpoint rests, and notes what came of it.
@@ -131,7 +155,15 @@ impl Espn {
         if !self.with_breaker(league, endpoint, |b| b.may_try(Instant::now())) {
             return Err(EspnError::Resting { league, failures: self.limits.failures });
         }
+        let began = Instant::now();
         let answer = asking.await;
+        ::metrics::histogram!("arbees_espn_request_seconds", "league" => league.as_str()).record(began.elapsed());
+        let outcome = match &answer {
+            Ok(_) => "answered",
+            Err(error) => error.outcome(),
+        };
+        ::metrics::counter!("arbees_espn_requests_total", "league" => league.as_str(), "outcome" => outcome)
+            .increment(1);
         match &answer {
             Err(error) if error.is_servers_fault() => {
                 if self.with_breaker(league, endpoint, |b| b.failed(Instant::now())) {

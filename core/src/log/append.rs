@@ -1,5 +1,7 @@
 //! The conditional append, driven over the wire. What to do next is the protocol's word (`arbees_fleet::append`).
 
+use std::time::Instant;
+
 use arbees_fleet::append::{Append, Heard, Outcome, Step};
 use arbees_proto::envelope::{HEADER_HASH, HEADER_TYPE, hex};
 use arbees_proto::{Sealed, v1};
@@ -9,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiError, NO_MESSAGE};
 use super::{CONTROL, Log};
+use crate::metrics::figure;
 use crate::retry::Policy;
 
 /// Headers of an atomic batch (NATS ADR-50).
@@ -87,6 +90,7 @@ impl Log {
     }
 
     async fn send(&self, expected: u64, events: &[Sealed]) -> Heard {
+        let sent = Instant::now();
         let result = match events {
             [only] => {
                 let mut headers = headers_of(only);
@@ -96,7 +100,11 @@ impl Log {
             _ => self.send_batch(expected, events).await,
         };
         match result {
-            Ok(last_sequence) => Heard::Stored { last_sequence },
+            Ok(last_sequence) => {
+                ::metrics::histogram!("arbees_log_append_seconds").record(sent.elapsed());
+                ::metrics::histogram!("arbees_log_batch_events").record(figure(events.len()));
+                Heard::Stored { last_sequence }
+            }
             Err(ApiError::Refused { code, description }) => {
                 tracing::info!(code, description, "append refused, looking at what stands there");
                 Heard::Refused

@@ -48,7 +48,7 @@ pub async fn connect(program: &str, config: &LogConfig, cancel: &CancellationTok
     let connected = retry("nats", &Policy::patient(), cancel, is_away, || connect_once(program, config)).await;
     let (client, breaks) = connected.map_err(|gave_up| match gave_up {
         GaveUp::Canceled => ConnectError::Canceled,
-        GaveUp::Permanent(error) => error,
+        GaveUp::Permanent(error) | GaveUp::Exhausted { last: error, .. } => error,
     })?;
     let found = client.server_info().version;
     if parse_version(&found).is_none_or(|v| v < MIN_SERVER) {

@@ -8,8 +8,10 @@ use super::{CONTROL, Log, ReadError};
 
 /// A snapshot is made every so many events: folding that many takes well under a second.
 pub const SNAPSHOT_EVERY: u64 = 10_000;
-/// How many are kept: the newest may turn out not to match the log.
-const KEPT: usize = 3;
+/// So many of the newest are kept: any moment of the last ten million events is folded from close by.
+const KEPT_ALL: usize = 1_000;
+/// Of older ones, one in so many is kept.
+const KEPT_OF_OLDER: u64 = 10;
 
 /// Anything that went wrong with the object store.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +34,7 @@ impl Log {
         context.create_object_store(config).await.map_err(failed)
     }
 
-    /// Keeps `state` as the snapshot at its sequence, and drops the oldest.
+    /// Keeps `state` as the snapshot at its sequence, and drops what is old and too many.
     ///
     /// # Errors
     /// When the store is away or refuses.
@@ -41,7 +43,7 @@ impl Log {
         let name = format!("control-{:020}", state.head.sequence);
         store.put(name.as_str(), &mut state.to_json().as_slice()).await.map_err(failed)?;
         let names = self.snapshot_names(&store).await?;
-        for old in names.iter().rev().skip(KEPT) {
+        for old in superfluous(&names) {
             store.delete(old).await.map_err(failed)?;
         }
         Ok(())
@@ -58,7 +60,8 @@ impl Log {
     /// The newest snapshot at or before `last` that matches the log; none when there is none, or the store is away.
     pub async fn load_snapshot(&self, last: u64) -> Option<State> {
         let store = self.snapshots().await.ok()?;
-        for name in self.snapshot_names(&store).await.ok()?.iter().rev() {
+        let names = self.snapshot_names(&store).await.ok()?;
+        for name in names.iter().rev().filter(|name| sequence_of(name).is_some_and(|at| at <= last)) {
             let Some(state) = read_snapshot(&store, name).await.filter(|s| s.head.sequence <= last) else {
                 continue;
             };
@@ -84,6 +87,25 @@ impl Log {
         let (_, end) = self.bounds(CONTROL).await?;
         let last = last.map_or(end, |l| l.min(end));
         let mut state = self.load_snapshot(last).await.unwrap_or_default();
+        self.fold_on(&mut state, last, |_, _| ()).await?;
+        Ok(state)
+    }
+
+    /// The same, and leaves snapshots behind on the way where there are none: whoever asks about the past later has it near.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn fold_leaving_snapshots(&self, last: Option<u64>) -> Result<State, ReadError> {
+        let (_, end) = self.bounds(CONTROL).await?;
+        let last = last.map_or(end, |l| l.min(end));
+        let mut state = self.load_snapshot(last).await.unwrap_or_default();
+        while last - state.head.sequence > SNAPSHOT_EVERY {
+            let next = state.head.sequence + SNAPSHOT_EVERY;
+            self.fold_on(&mut state, next, |_, _| ()).await?;
+            if let Err(error) = self.save_snapshot(&state).await {
+                tracing::warn!(sequence = state.head.sequence, %error, "snapshot not kept");
+            }
+        }
         self.fold_on(&mut state, last, |_, _| ()).await?;
         Ok(state)
     }
@@ -115,8 +137,36 @@ impl Log {
     }
 }
 
+/// The sequence that a snapshot is named after.
+fn sequence_of(name: &str) -> Option<u64> {
+    name.strip_prefix("control-")?.parse().ok()
+}
+
+/// Of these names, oldest first, those that are dropped.
+fn superfluous(names: &[String]) -> impl Iterator<Item = &String> {
+    let older = names.len().saturating_sub(KEPT_ALL);
+    let is_kept =
+        |name: &&String| sequence_of(name).is_some_and(|at| (at / SNAPSHOT_EVERY).is_multiple_of(KEPT_OF_OLDER));
+    names.iter().take(older).filter(move |name| !is_kept(name))
+}
+
 async fn read_snapshot(store: &ObjectStore, name: &str) -> Option<State> {
     let mut bytes = Vec::new();
     store.get(name).await.ok()?.read_to_end(&mut bytes).await.ok()?;
     State::from_json(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_old_snapshots_one_in_ten_is_kept_and_all_of_the_newest() {
+        let names: Vec<String> = (1..=1_100u64).map(|n| format!("control-{:020}", n * SNAPSHOT_EVERY + 7)).collect();
+        let dropped: Vec<&String> = superfluous(&names).collect();
+        assert_eq!(dropped.len(), 90);
+        assert!(dropped.iter().all(|name| sequence_of(name).unwrap() < 101 * SNAPSHOT_EVERY));
+        assert!(!dropped.contains(&&names[49]), "the fiftieth is one in ten");
+        assert_eq!(superfluous(&names[..1_000]).count(), 0);
+    }
 }

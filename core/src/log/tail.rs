@@ -129,6 +129,7 @@ async fn follow(
                 }
             }
         };
+        ::metrics::counter!("arbees_log_reconnects_total", "stream" => base.to_owned()).increment(1);
         if !is_away {
             tracing::warn!(stream = spec.stream, next, why, "tail broke, opening it again");
             is_away = true;

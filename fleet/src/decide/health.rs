@@ -1,5 +1,7 @@
 //! How each service is: from what it says, and from its silence.
 
+use std::collections::BTreeMap;
+
 use arbees_proto::{EventId, Payload, ServiceKind, v1};
 
 use super::alert::Severity;
@@ -54,6 +56,20 @@ impl Fleet {
             };
             self.seen.services.entry(key.clone()).or_insert(expected);
         }
+    }
+
+    /// Microseconds since the last beat of whoever has been silent longest, by kind; of those who are expected to beat.
+    #[must_use]
+    pub fn silences(&self, now_us: i64) -> BTreeMap<ServiceKind, i64> {
+        let mut longest = BTreeMap::new();
+        for (key, heard) in &self.seen.services {
+            if self.state.services.get(key).is_some_and(|s| !s.status.is_gone()) {
+                let silent_us = now_us - heard.silence.at_us();
+                let known = longest.entry(key.kind).or_insert(silent_us);
+                *known = silent_us.max(*known);
+            }
+        }
+        longest
     }
 
     /// Takes in a beat. False: an older one than is known.

@@ -2,6 +2,7 @@
 
 use arbees_core::bus::contract;
 use arbees_core::log::Asked;
+use arbees_core::metrics::counter;
 use arbees_core::time::now;
 
 use super::Desk;
@@ -23,8 +24,12 @@ impl Desk<'_> {
                 return;
             }
             Ok(Request::Fleet(ask)) => match self.fleet.operate(now(), &ask) {
-                Err(refused) => Answer::refused(refused.to_string()),
+                Err(refused) => {
+                    counter!("arbees_verbs_total", "outcome" => "refused").increment(1);
+                    Answer::refused(refused.to_string())
+                }
                 Ok(plan) => {
+                    counter!("arbees_verbs_total", "outcome" => "done").increment(1);
                     tracing::info!(verb = ask.verb.name(), operator = ask.operator, dry_run = ask.dry_run, "asked for");
                     Answer { plan: Some(plan), error: None, applied: !ask.dry_run }
                 }

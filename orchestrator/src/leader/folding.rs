@@ -20,7 +20,7 @@ const A_MOMENT_US: i64 = 60_000_000;
 pub(super) async fn fold(log: &Log, stop: &CancellationToken) -> Option<State> {
     let began = Instant::now();
     let policy = Policy::patient();
-    let folding = retry("fold", &policy, stop, |_| true, || log.fold(None));
+    let folding = retry("fold", &policy, stop, |_| true, || log.fold_leaving_snapshots(None));
     let state = stop.run_until_cancelled(folding).await?.ok()?;
     let (sequence, games) = (state.head.sequence, state.games.len());
     tracing::info!(sequence, games, ms = began.elapsed().as_millis(), "log folded");

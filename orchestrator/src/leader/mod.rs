@@ -4,9 +4,10 @@
 mod answers;
 mod effects;
 mod folding;
+mod summary;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arbees_core::alerts::Alerter;
 use arbees_core::bus::Bus;
@@ -14,8 +15,10 @@ use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
 use arbees_core::log::{AppendError, Asked, CONTROL, Key, Log, ReadError};
+use arbees_core::metrics::histogram;
+use arbees_core::monitor;
 use arbees_core::shutdown::spawn;
-use arbees_core::time::{now, now_us, steady_us};
+use arbees_core::time::{micros, now, now_us, steady_us};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Turn;
 use arbees_fleet::{Effect, Fleet, Input, Skip};
@@ -36,6 +39,7 @@ use crate::outbox::{Errand, Outbox};
 use crate::sentry::{self, Sentry};
 use crate::tenure::Tenure;
 use folding::{Before, fold};
+use summary::Summary;
 
 /// How often time itself is an input.
 const TICK_US: i64 = 200_000;
@@ -98,6 +102,7 @@ pub async fn run(
         pulse: watching.clone(),
         effects_through,
         log_ok,
+        health: health.clone(),
     };
     let sentry = Sentry {
         bus: bus.clone(),
@@ -113,6 +118,7 @@ pub async fn run(
         config: config.alerts.clone(),
         pulse: watching,
         log_ok: is_log_ok,
+        health: health.clone(),
         alerter: alerter.clone(),
         open: open_to,
     };
@@ -120,6 +126,7 @@ pub async fn run(
     spawn(&tasks, &ending, emptying);
     spawn(&tasks, &ending, alerts);
     spawn(&tasks, &ending, beat::run(heart));
+    spawn(&tasks, &ending, monitor::run(config.monitor_every, health.clone(), log.clone(), Some(bus.clone())));
     spawn(&tasks, &ending, sentry::run(sentry));
     spawn(&tasks, &ending, alerting::run(alerting, tasks.clone(), ending.clone()));
     let (may_be_free, free) = watch::channel(1);
@@ -149,6 +156,7 @@ pub async fn run(
         rival: None,
         others: before.others,
         answers: Vec::new(),
+        summary: Summary::new(health.clone(), micros(config.monitor_every)),
     };
     health.ok("leader");
     let result = desk.serve(stop).await;
@@ -194,6 +202,7 @@ struct Desk<'a> {
     others: Others,
     /// Answers to operators, sent when what they tell of is stored.
     answers: Vec<(Asked, Answer)>,
+    summary: Summary,
 }
 
 impl Desk<'_> {
@@ -206,6 +215,7 @@ impl Desk<'_> {
             term.cancel();
             self.leads = false;
             self.pulse.send_modify(|p| p.leads = false);
+            self.outbox.put(Errand::Forget);
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Deposed => tracing::warn!("no longer leading, standing by"),
@@ -221,6 +231,7 @@ impl Desk<'_> {
     /// Follows the log until the key is this orchestrator's.
     async fn stand_by(&mut self, stop: &CancellationToken) -> Result<Option<Key>, Exit> {
         let holder = format!("{}/{}", self.me.instance, self.me.process);
+        self.summarise_nothing();
         let mut tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
         self.free.mark_changed();
         loop {
@@ -348,6 +359,7 @@ impl Desk<'_> {
                 mail = self.inbox.recv() => mail,
                 () = tokio::time::sleep(wait) => None,
             };
+            let began = Instant::now();
             if let Some(mail) = first {
                 self.take(mail)?;
             }
@@ -361,12 +373,14 @@ impl Desk<'_> {
             if now.steady_us >= tick_at_us || is_due {
                 tick_at_us = now.steady_us + TICK_US;
                 self.others.tell(&self.me.instance, now.steady_us, &self.alerter);
+                self.summarise();
                 // While the log is away, ALERTS tells nothing new: the own word counts on.
                 if let Some(open) = self.open.borrow().as_ref().filter(|_| *self.log_is_there.borrow()) {
                     self.fleet.know_open(now, open);
                 }
                 self.fleet.decide(now, Input::Tick);
             }
+            histogram!("arbees_decide_seconds").record(began.elapsed());
             match self.finish(&mut tenure, stop).await {
                 None => {}
                 Some(ended) => return Ok(ended),
@@ -420,6 +434,7 @@ impl Desk<'_> {
         }
         for event in &events {
             tracing::info!(subject = event.subject, "{}", event.event_type);
+            summary::count(&event.event, self.fleet.state());
             self.notify(&event.event);
         }
         for effect in effects {

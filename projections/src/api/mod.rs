@@ -9,19 +9,22 @@ mod problem;
 mod tables;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arbees_core::db;
 use arbees_core::log::Log;
+use arbees_core::metrics::histogram;
+use arbees_core::retry::GaveUp;
 use arbees_core::time::{now_us, rfc3339};
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use problem::Problem;
 
@@ -91,6 +94,7 @@ impl Api {
             .route("/v1/{*unknown}", get(unknown))
             .route_layer(axum::middleware::from_fn_with_state(self.clone(), allowed))
             .route("/", get(dashboard))
+            .route_layer(axum::middleware::from_fn(measured))
             .with_state(self.clone())
     }
 
@@ -105,15 +109,21 @@ impl Api {
         Ok(&self.ground()?.0)
     }
 
-    /// Runs `asking` against the database, within a limit, and remembers since when it does not answer.
-    async fn ask<T>(&self, asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Problem> {
+    /// Asks the database, within a limit, again when that may help, and remembers since when it does not answer.
+    async fn ask<T, Op, Fut>(&self, op: Op) -> Result<T, Problem>
+    where
+        Op: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let (policy, never) = (db::retry_policy(), CancellationToken::new());
+        let asking = db::retrying("query", &policy, &never, op);
         let why = match tokio::time::timeout(ANSWER_WITHIN, asking).await {
             Ok(Ok(answer)) => {
                 *self.away() = None;
                 return Ok(answer);
             }
             // It answers, and refuses this question.
-            Ok(Err(error)) if matches!(error, sqlx::Error::Database(_)) && !db::is_away(&error) => {
+            Ok(Err(GaveUp::Permanent(sqlx::Error::Database(_)))) => {
                 return Err(Problem::bad("the database refuses this question"));
             }
             Ok(Err(error)) => error.to_string(),
@@ -156,10 +166,19 @@ async fn allowed(State(api): State<Api>, request: Request, next: Next) -> Respon
     match bearer.or(query.as_deref()).map(|given| blake3::hash(given.as_bytes())) {
         Some(given) if given == *token => next.run(request).await,
         _ => {
-            let why = "QUERY_TOKEN is set: send it as Authorization: Bearer, or as ?token=";
+            let why = "API_READ_TOKEN is set: send it as Authorization: Bearer, or as ?token=";
             Problem::new(StatusCode::UNAUTHORIZED, why).into_response()
         }
     }
+}
+
+/// How long it took to answer, by route: its pattern, and not what somebody filled in.
+async fn measured(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()).unwrap_or_default();
+    let began = Instant::now();
+    let response = next.run(request).await;
+    histogram!("arbees_api_request_seconds", "path" => route).record(began.elapsed());
+    response
 }
 
 /// So many at a time, and no more.

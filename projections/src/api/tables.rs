@@ -11,7 +11,7 @@ use sqlx::PgPool;
 
 use super::Api;
 use super::problem::Problem;
-use crate::queries::{self, GameFilter};
+use crate::queries::{self, GameFilter, GameLine};
 
 /// How far CONTROL is in the tables.
 const SEQUENCE: HeaderName = HeaderName::from_static("x-arbees-sequence");
@@ -56,7 +56,7 @@ fn read(question: Question) -> Result<Asked, Problem> {
 async fn reached(api: &Api, pool: &PgPool, asked: &Asked) -> Result<u64, Problem> {
     let begun = tokio::time::Instant::now();
     loop {
-        let at = api.ask(queries::sequence(pool)).await?;
+        let at = api.ask(|| queries::sequence(pool)).await?;
         match asked.min_sequence {
             Some(least) if at < least && begun.elapsed() < PATIENCE => tokio::time::sleep(LOOK_EVERY).await,
             Some(least) if at < least => {
@@ -90,17 +90,24 @@ fn answer<T: Serialize>(headers: &HeaderMap, at: u64, value: &T) -> Result<Respo
 pub async fn status(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let at = reached(&api, pool, &read(question)?).await?;
-    let summary = api.ask(queries::summary(pool)).await?;
+    let summary = api.ask(|| queries::summary(pool)).await?;
     let (_, end) = api.log()?.bounds(arbees_core::log::CONTROL).await.unwrap_or((0, 0));
     let log = json!({ "end": end, "is_connected": api.log()?.is_connected(), "behind": end.saturating_sub(at) });
     answer(&headers, at, &json!({ "fleet": summary, "log": log }))
+}
+
+/// A page of games, and after which the next one begins.
+async fn page(api: &Api, pool: &PgPool, filter: &GameFilter) -> Result<(Vec<GameLine>, Option<String>), Problem> {
+    let games = api.ask(|| queries::games_page(pool, filter)).await?;
+    let is_full = i64::try_from(games.len()).is_ok_and(|n| n == filter.limit);
+    let next = games.last().filter(|_| is_full).map(|g| g.game.clone());
+    Ok((games, next))
 }
 
 pub async fn games(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let asked = read(question)?;
     let at = reached(&api, pool, &asked).await?;
-    let limit = asked.limit.unwrap_or(PAGE);
     let filter = GameFilter {
         phase: asked.phase,
         league: asked.league,
@@ -108,11 +115,9 @@ pub async fn games(State(api): State<Api>, headers: HeaderMap, question: Questio
         all: asked.all,
         prefix: asked.prefix.unwrap_or_default(),
         after: asked.after.unwrap_or_default(),
-        limit,
+        limit: asked.limit.unwrap_or(PAGE),
     };
-    let games = api.ask(queries::games_page(pool, &filter)).await?;
-    let is_full = i64::try_from(games.len()).is_ok_and(|n| n == limit);
-    let next = games.last().filter(|_| is_full).map(|g| g.game.clone());
+    let (games, next) = page(&api, pool, &filter).await?;
     answer(&headers, at, &json!({ "games": games, "next_after": next }))
 }
 
@@ -122,10 +127,8 @@ pub async fn assignments(State(api): State<Api>, headers: HeaderMap, question: Q
     let at = reached(&api, pool, &asked).await?;
     let limit = asked.limit.unwrap_or(PAGE);
     let filter = GameFilter { shard: asked.shard, after: asked.after.unwrap_or_default(), limit, ..Default::default() };
-    let games = api.ask(queries::games_page(pool, &filter)).await?;
-    let is_full = i64::try_from(games.len()).is_ok_and(|n| n == limit);
-    let next = games.last().filter(|_| is_full).map(|g| g.game.clone());
-    let line = |g: &queries::GameLine| json!({ "game": g.game, "shard": g.shard, "epoch": g.epoch, "since": g.since, "confirmed_at": g.confirmed_at });
+    let (games, next) = page(&api, pool, &filter).await?;
+    let line = |g: &GameLine| json!({ "game": g.game, "shard": g.shard, "epoch": g.epoch, "since": g.since, "confirmed_at": g.confirmed_at });
     let owned: Vec<_> = games.iter().filter(|g| g.shard.is_some()).map(line).collect();
     answer(&headers, at, &json!({ "assignments": owned, "next_after": next }))
 }
@@ -141,7 +144,7 @@ pub async fn services(api: State<Api>, headers: HeaderMap, question: Question) -
 async fn of_kind(api: &Api, headers: &HeaderMap, question: Question, kind: Option<&str>) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let at = reached(api, pool, &read(question)?).await?;
-    let services = api.ask(queries::services(pool, kind)).await?;
+    let services = api.ask(|| queries::services(pool, kind)).await?;
     answer(headers, at, &json!({ "services": services }))
 }
 
@@ -149,6 +152,6 @@ pub async fn alerts(State(api): State<Api>, headers: HeaderMap, question: Questi
     let pool = &api.ground()?.1;
     let asked = read(question)?;
     let at = reached(&api, pool, &asked).await?;
-    let alerts = api.ask(queries::alerts(pool, asked.all)).await?;
+    let alerts = api.ask(|| queries::alerts(pool, asked.all)).await?;
     answer(&headers, at, &json!({ "alerts": alerts }))
 }

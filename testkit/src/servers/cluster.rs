@@ -37,6 +37,11 @@ impl Cluster {
         Ok(Self { servers, _routes: routes })
     }
 
+    /// Its servers; the ports of their routes stay leased for as long as this lives.
+    pub fn servers(&mut self) -> &mut [Nats] {
+        &mut self.servers
+    }
+
     /// The URLs of all, comma separated.
     #[must_use]
     pub fn urls(&self) -> String {

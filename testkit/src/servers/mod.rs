@@ -6,6 +6,7 @@ mod nats;
 mod port;
 mod postgres;
 mod server;
+mod small_disk;
 mod valkey;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub use nats::Nats;
 pub use port::PortLease;
 pub use postgres::Postgres;
 pub use server::Server;
+pub use small_disk::SmallDisk;
 pub use valkey::Valkey;
 
 /// A folder of its own under the system's temporary folder; removed when dropped, unless the test failed.

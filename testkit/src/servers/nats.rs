@@ -8,10 +8,10 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
 use super::server::{Recipe, Server};
-use super::{Binaries, PortLease};
+use super::small_disk::command_of;
+use super::{Binaries, PortLease, SmallDisk};
 
 /// A NATS server of our own.
 #[derive(Debug)]
@@ -55,9 +55,20 @@ impl Nats {
     pub async fn start_lazy(binaries: &Binaries, folder: &Path) -> Result<(Self, String)> {
         let monitor = PortLease::take()?;
         let more = format!("http: \"127.0.0.1:{}\"\n", monitor.port());
-        let mut server = Self::launch_with(&binaries.nats_server, folder, PortLease::take()?, "2m", &more)?;
+        let mut server = Self::launch_with(&binaries.nats_server, folder, PortLease::take()?, "2m", &more, None)?;
         server.await_ready().await?;
         Ok((server, format!("http://127.0.0.1:{}", monitor.port())))
+    }
+
+    /// Starts one whose data lie on `disk`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_on(disk: &SmallDisk, binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let (port, disk) = (PortLease::take()?, Some(disk));
+        let mut server = Self::launch_with(&binaries.nats_server, folder, port, "always", "", disk)?;
+        server.await_ready().await?;
+        Ok(server)
     }
 
     async fn start_program(program: &Path, folder: &Path) -> Result<Self> {
@@ -68,27 +79,37 @@ impl Nats {
 
     /// Starts one with `more` in its configuration, and does not wait.
     pub(super) fn launch(program: &Path, folder: &Path, port: PortLease, more: &str) -> Result<Self> {
-        Self::launch_with(program, folder, port, "always", more)
+        Self::launch_with(program, folder, port, "always", more, None)
     }
 
-    fn launch_with(program: &Path, folder: &Path, port: PortLease, sync: &str, more: &str) -> Result<Self> {
+    fn launch_with(
+        program: &Path,
+        folder: &Path,
+        port: PortLease,
+        sync: &str,
+        more: &str,
+        disk: Option<&SmallDisk>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
+        let data = disk.map_or_else(|| folder.join("data"), |disk| disk.folder().to_owned());
+        // A small disk is not to be reckoned with before it is full.
+        let store = if disk.is_some() { "  max_file_store: 64GB\n" } else { "" };
         let settings = format!(
-            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {:?}\n  sync_interval: {sync}\n}}\n{more}",
+            "listen: \"127.0.0.1:{}\"\npid_file: {:?}\njetstream {{\n  store_dir: {data:?}\n  sync_interval: {sync}\n{store}}}\n{more}",
             port.port(),
             folder.join("nats.pid"),
-            folder.join("data"),
         );
         let file = folder.join("nats.conf");
         std::fs::write(&file, settings)?;
-        let program = program.to_owned();
+        let mut words = disk.map_or_else(Vec::new, SmallDisk::command);
+        words.push(program.to_string_lossy().into_owned());
         let recipe = Recipe {
             name: "nats-server",
             log: folder.join("nats.log"),
             stop: Signal::SIGTERM,
             probe: |port| Box::pin(probe(port)),
             command: Box::new(move |_| {
-                let mut command = Command::new(&program);
+                let mut command = command_of(&words);
                 command.arg("--config").arg(&file);
                 command
             }),

@@ -12,8 +12,9 @@ use nix::unistd::{Uid, User};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
-use super::Binaries;
 use super::server::{Recipe, Server};
+use super::small_disk::command_of;
+use super::{Binaries, SmallDisk};
 
 /// The user and group without rights, by the numbers that all systems give them.
 const NOBODY: u32 = 65_534;
@@ -68,6 +69,34 @@ impl Postgres {
                 let mut command = command(&programs, "postgres", wrapper);
                 // TCP only: the path of a socket under a deep folder can be too long for the system.
                 command.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
+                command
+            }),
+        };
+        let server = Self(Server::start(recipe).await?);
+        server.create_database().await?;
+        Ok(server)
+    }
+
+    /// Starts one whose data lie on `disk`, and are gone with it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_on(disk: &SmallDisk, binaries: &Binaries, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (programs, words, data) = (binaries.postgres.clone(), disk.command(), disk.folder().join("pg"));
+        let recipe = Recipe {
+            name: "postgres",
+            log: folder.join("postgres.log"),
+            stop: Signal::SIGINT,
+            probe: |port| Box::pin(probe(port)),
+            command: Box::new(move |port| {
+                let mut command = command_of(&words);
+                // Whoever may mount is root there, and Postgres will not run as root.
+                command.args(["unshare", "--user", "--map-user=65534", "--map-group=65534", "--", "sh", "-c"]);
+                let script = "test -f \"$1/PG_VERSION\" || \"$0/initdb\" --username arbees --auth trust --encoding UTF8 --locale C --no-sync \
+                              --pgdata \"$1\" >/dev/null; exec \"$0/postgres\" -D \"$1\" -h 127.0.0.1 -k '' -p \"$2\" \
+                              -c max_wal_size=32MB -c wal_init_zero=on";
+                command.arg(script).arg(&programs).arg(&data).arg(port.to_string());
                 command
             }),
         };

@@ -36,8 +36,50 @@ impl Valkey {
     /// # Errors
     /// When it does not start.
     pub async fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        Self::start_with(binaries, folder, &[]).await
+    }
+
+    /// Starts one that replicates `other`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_replica(binaries: &Binaries, folder: &Path, other: &Self) -> Result<Self> {
+        Self::start_with(binaries, folder, &["--replicaof", "127.0.0.1", &other.port().to_string()]).await
+    }
+
+    /// Starts a sentinel that watches over `master` under the name `main`, decides alone, and promotes a replica when the
+    /// master was silent for half a second.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_sentinel(binaries: &Binaries, folder: &Path, master: &Self) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let file = folder.join("sentinel.conf");
+        let settings = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 3000\n",
+            master.port()
+        );
+        std::fs::write(&file, settings)?;
+        let program = binaries.valkey.clone();
+        let recipe = Recipe {
+            name: "sentinel",
+            log: folder.join("sentinel.log"),
+            stop: Signal::SIGTERM,
+            probe: |port| Box::pin(probe(port)),
+            command: Box::new(move |port| {
+                let mut command = Command::new(&program);
+                command.arg(&file).args(["--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"]);
+                command
+            }),
+        };
+        Server::start(recipe).await.map(Self)
+    }
+
+    async fn start_with(binaries: &Binaries, folder: &Path, more: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (program, home) = (binaries.valkey.clone(), folder.to_owned());
+        let more: Vec<String> = more.iter().map(|m| (*m).to_owned()).collect();
         let recipe = Recipe {
             name: "valkey",
             log: folder.join("valkey.log"),
@@ -46,7 +88,7 @@ impl Valkey {
             command: Box::new(move |port| {
                 let mut command = Command::new(&program);
                 command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-                command.arg("--dir").arg(&home);
+                command.arg("--dir").arg(&home).args(&more);
                 command
             }),
         };
