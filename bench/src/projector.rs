@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use arbees_core::db::migrate;
+use arbees_core::db::{self, migrate};
 use arbees_core::health::Health;
 use arbees_core::log::CONTROL;
 use arbees_projections::{checkpoint, projector, verify};
@@ -31,7 +31,7 @@ pub async fn run(binaries: &Binaries, folder: &Path, args: &Args) -> Result<()> 
     }
     let (_, end) = log.bounds(CONTROL).await?;
     let mut server = postgres(binaries, &folder.join("postgres")).await?;
-    let pool = PgPoolOptions::new().max_connections(8).connect(&server.url()).await?;
+    let pool = PgPoolOptions::new().max_connections(8).connect_with(db::options(&server.url(), db::SCHEMA)?).await?;
     migrate(&pool).await?;
 
     let raw_time = upserts(&pool, end).await?;

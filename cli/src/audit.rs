@@ -34,7 +34,7 @@ async fn source(past: &Past) -> Result<Source> {
 }
 
 #[allow(clippy::print_stderr)]
-fn note(text: &str) {
+pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
@@ -242,8 +242,18 @@ fn differ(of: &str, before: &Told, after: &Told, rows: &mut Vec<Vec<String>>) {
     }
 }
 
-/// `arbees replay`
-pub async fn replay(which: &Which, past: &Past) -> Result<()> {
+/// Which events are asked for, and where they are read.
+pub struct Range {
+    pub source: Source,
+    /// The stream.
+    pub base: &'static str,
+    pub filters: Vec<String>,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What `which` comes to.
+pub async fn range(which: &Which, past: &Past) -> Result<Range> {
     let source = source(past).await?;
     let base = match which.stream.as_str() {
         "alerts" => ALERTS,
@@ -257,7 +267,12 @@ pub async fn replay(which: &Which, past: &Past) -> Result<()> {
         (_, Moment::Sequence(from), to) => (from, if let Moment::Sequence(to) = to { to } else { u64::MAX >> 1 }),
         _ => bail!("--from and --to of {base} are sequences: times are looked up in CONTROL alone"),
     };
-    let filters: Vec<String> = which.subject.iter().cloned().collect();
+    Ok(Range { source, base, filters: which.subject.iter().cloned().collect(), from, to })
+}
+
+/// `arbees replay`
+pub async fn replay(which: &Which, past: &Past) -> Result<()> {
+    let Range { source, base, filters, from, to } = range(which, past).await?;
     let is_wanted = |line: &Line| which.event_type.as_ref().is_none_or(|t| *t == line.event_type);
     let mut last = from.saturating_sub(1);
     let mut lines = Vec::new();

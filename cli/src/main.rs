@@ -3,7 +3,9 @@
 mod addresses;
 mod alerts;
 mod audit;
+mod export;
 mod operate;
+mod projections;
 mod show;
 mod table;
 mod up;
@@ -21,6 +23,7 @@ use arbees_testkit::feed::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::operate::Operate;
+use crate::projections::Projections;
 
 /// Arbees' control plane.
 #[derive(Parser, Debug)]
@@ -43,6 +46,11 @@ enum Command {
     ///
     /// Example: DATABASE_URL=postgres://arbees@localhost/arbees arbees migrate
     Migrate,
+    /// The tables: build them anew, look at messages that were put aside.
+    Projections {
+        #[command(subcommand)]
+        what: Projections,
+    },
     /// The fleet in a few numbers.
     ///
     /// Example: arbees status --json
@@ -197,6 +205,18 @@ enum Command {
     Replay {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        past: Past,
+    },
+    /// Write events as CSV, for notebooks: one line each, with the whole event as JSON.
+    ///
+    /// Example: arbees export --from 24h --out control.csv
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// The file, there whole or not at all; standard output if none is given
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         past: Past,
     },
@@ -371,6 +391,7 @@ async fn run(command: Command) -> Result<(), Exit> {
     let done = match command {
         Command::Up(args) => up::run(args).await,
         Command::Migrate => return show::migrate().await,
+        Command::Projections { what } => projections::run(what).await,
         Command::Status(look) => show::status(&look).await,
         Command::Games { all, look } => show::games(&look, all).await,
         Command::Shards(look) => show::services(&look, Some("shard")).await,
@@ -391,6 +412,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::State { at, past } => audit::state(at, &past).await,
         Command::Diff { from, to, past } => audit::diff(from, to, &past).await,
         Command::Replay { which, past } => audit::replay(&which, &past).await,
+        Command::Export { which, out, past } => export::run(&which, out.as_deref(), &past).await,
         Command::Sla { from, to, past } => audit::sla(from, to, &past).await,
     };
     done.map_err(|error| Exit::Failed(format!("{error:#}")))

@@ -19,9 +19,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A pool for the tables at `url`.
 pub async fn connect(url: &str) -> Result<PgPool> {
-    arbees_core::install_tls();
+    let options = db::options(url, db::SCHEMA)?.application_name("arbees");
     let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER_WITHIN);
-    pool.connect(url).await.context("the database is away")
+    pool.connect_with(options).await.context("the database is away")
 }
 
 pub async fn pool(look: &Look) -> Result<PgPool> {

@@ -10,7 +10,7 @@ pub fn show<T: Serialize + ?Sized>(look: &Look, header: &[&str], rows: &[Vec<Str
     if look.json {
         println!("{}", serde_json::to_string_pretty(value)?);
     } else if look.csv {
-        print!("{}", csv(header, rows));
+        print!("{}", csv(header, rows)?);
     } else {
         print(header, rows);
     }
@@ -18,14 +18,13 @@ pub fn show<T: Serialize + ?Sized>(look: &Look, header: &[&str], rows: &[Vec<Str
 }
 
 /// RFC 4180.
-fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |cell: &str| {
-        let is_plain = !cell.contains([',', '"', '\n', '\r']);
-        if is_plain { cell.to_owned() } else { format!("\"{}\"", cell.replace('"', "\"\"")) }
-    };
-    let line = |cells: Vec<String>| format!("{}\r\n", cells.join(","));
-    let header = line(header.iter().map(|h| cell(&h.to_lowercase().replace(' ', "_"))).collect());
-    header + &rows.iter().map(|row| line(row.iter().map(|c| cell(c)).collect())).collect::<String>()
+fn csv(header: &[&str], rows: &[Vec<String>]) -> Result<String> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    writer.write_record(header.iter().map(|h| h.to_lowercase().replace(' ', "_")))?;
+    for row in rows {
+        writer.write_record(row)?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
 }
 
 /// Prints `rows` under `header`, each column as wide as its widest cell.
@@ -57,7 +56,10 @@ mod tests {
     #[test]
     fn csv_quotes_what_it_must() {
         let rows = vec![vec!["a, b".to_owned(), "say \"c\"".to_owned()]];
-        assert_eq!(super::csv(&["GAME", "SILENT FOR"], &rows), "game,silent_for\r\n\"a, b\",\"say \"\"c\"\"\"\r\n");
+        assert_eq!(
+            super::csv(&["GAME", "SILENT FOR"], &rows).unwrap(),
+            "game,silent_for\r\n\"a, b\",\"say \"\"c\"\"\"\r\n"
+        );
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub const METRICS: [(&str, Kind, &str); 47] = [
     ("arbees_log_batch_events", Histogram, "events in a batch"),
     ("arbees_log_connected", Gauge, "1 while the log is connected"),
     ("arbees_log_reconnects_total", Counter, "times a tail began again, by stream"),
-    ("arbees_moves_total", Counter, "games that were moved, by cause"),
+    ("arbees_moves_total", Counter, "games that were moved, by the rule that moved them"),
     ("arbees_outbox_dropped_total", Counter, "messages for Redis that were given up, by why"),
     ("arbees_outbox_waiting", Gauge, "messages that wait for Redis"),
     ("arbees_process_start_seconds", Gauge, "when the program started, as a Unix time"),

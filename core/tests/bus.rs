@@ -85,8 +85,10 @@ async fn with_sentinel_messages_flow_again_over_the_new_master() {
     let mut master = Valkey::start(&binaries, &scratch.path().join("a")).await.unwrap();
     let replica = Valkey::start_replica(&binaries, &scratch.path().join("b"), &master).await.unwrap();
     let sentinel = Valkey::start_sentinel(&binaries, &scratch.path().join("s"), &master).await.unwrap();
-    // The first sentinel is not there: the second one is asked.
-    let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/main", sentinel.port());
+    // Of three sentinels one is not there, and one takes connections and never answers.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute_port = mute.local_addr().unwrap().port();
+    let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{mute_port},127.0.0.1:{}/main", sentinel.port());
     let mut config = quick(&url);
     // A failover takes longer than ten of these quick tries.
     config.reconnect.breaker = Limits { failures: 1_000, rest: Duration::from_secs(1) };

@@ -39,7 +39,7 @@ async fn in_transaction(pool: &PgPool) -> i64 {
 async fn whoever_is_dropped_at_any_moment_leaves_no_transaction_behind_and_no_half_of_one() {
     let scratch = Scratch::new("aborts").unwrap();
     let postgres = postgres(&scratch).await;
-    let pool = config(&postgres.url()).pool("test").unwrap();
+    let pool = config(&postgres.url()).pool_in("test", "public").unwrap();
     let watching = PgPool::connect(&postgres.url()).await.unwrap();
     watching.execute("CREATE TABLE pairs (n int, half int)").await.unwrap();
     // A moment between two statements, so that many aborts fall there.
@@ -82,7 +82,7 @@ async fn whoever_is_dropped_at_any_moment_leaves_no_transaction_behind_and_no_ha
 async fn a_deadlock_is_tried_again_and_both_get_through() {
     let scratch = Scratch::new("deadlock").unwrap();
     let postgres = postgres(&scratch).await;
-    let pool = config(&postgres.url()).pool("test").unwrap();
+    let pool = config(&postgres.url()).pool_in("test", "public").unwrap();
     pool.execute("CREATE TABLE two (id int PRIMARY KEY, n int); INSERT INTO two VALUES (1, 0), (2, 0)").await.unwrap();
     let tries = std::sync::atomic::AtomicU32::new(0);
     let met = tokio::sync::Barrier::new(2);
@@ -122,7 +122,7 @@ async fn too_many_clients_and_a_server_that_is_away_are_waited_for_and_given_up_
     let scratch = Scratch::new("clients").unwrap();
     let mut postgres = postgres(&scratch).await;
     let config = config(&postgres.url());
-    let pool = config.pool("test").unwrap();
+    let pool = config.pool_in("test", "public").unwrap();
     let never = CancellationToken::new();
     let ask = async || {
         let asking = || sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&pool);
@@ -130,7 +130,7 @@ async fn too_many_clients_and_a_server_that_is_away_are_waited_for_and_given_up_
     };
     assert_eq!(ask().await.unwrap(), 1);
     pool.close().await;
-    let pool = config.pool("test").unwrap();
+    let pool = config.pool_in("test", "public").unwrap();
     let mut guests = Vec::new();
     while let Ok(guest) = PgConnection::connect(&postgres.url()).await {
         guests.push(guest);

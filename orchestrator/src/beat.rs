@@ -54,8 +54,10 @@ pub struct Heart {
 /// Beats until canceled.
 pub async fn run(heart: Heart) {
     let (acked, last_acked) = watch::channel(None);
-    let status = tell_status(heart.clone(), last_acked);
-    tokio::join!(beat(heart, acked), status);
+    let (say, word) = watch::channel(String::new());
+    let saying = say_status(heart.bus.clone(), word);
+    let status = tell_status(heart.clone(), last_acked, say);
+    tokio::join!(beat(heart, acked), status, saying);
 }
 
 async fn beat(heart: Heart, acked: watch::Sender<Option<i64>>) {
@@ -113,7 +115,7 @@ fn compose(heart: &Heart) -> v1::Event {
     }
 }
 
-async fn tell_status(heart: Heart, acked: watch::Receiver<Option<i64>>) {
+async fn tell_status(heart: Heart, acked: watch::Receiver<Option<i64>>, say: watch::Sender<String>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told: Option<(bool, tokio::time::Instant)> = None;
@@ -138,7 +140,15 @@ async fn tell_status(heart: Heart, acked: watch::Receiver<Option<i64>>) {
             timestamp: rfc3339(now_us()),
         };
         let Ok(payload) = serde_json::to_string(&status) else { continue };
+        say.send_replace(payload);
+    }
+}
+
+/// Says the newest word over Redis, however long that takes: whether the log is there is looked at meanwhile.
+async fn say_status(bus: Bus, mut word: watch::Receiver<String>) {
+    while word.changed().await.is_ok() {
+        let payload = word.borrow_and_update().clone();
         // Whether Redis is there is told by those who need it.
-        let _ = heart.bus.publish(contract::LOG_STATUS, &payload).await;
+        let _ = bus.publish(contract::LOG_STATUS, &payload).await;
     }
 }

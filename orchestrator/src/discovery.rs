@@ -1,12 +1,10 @@
-//! Finding games: all leagues' scoreboards at once, every so often. One league's trouble is its own.
+//! Finding games: each league's scoreboard, every so often. One league's trouble is its own.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbees_core::alerts::{Alerter, Severity};
 use arbees_core::espn::{Espn, EspnError, Slate};
-use arbees_core::metrics::{figure, gauge};
+use arbees_core::metrics::gauge;
 use arbees_fleet::Input;
 use arbees_proto::{GameId, League};
 use chrono::Utc;
@@ -18,71 +16,94 @@ use crate::inbox::Mail;
 /// Failed cycles in a row that are still taken for a hiccup.
 const HICCUP_CYCLES: u32 = 3;
 
-/// Looks for games until canceled.
+/// Looks for games until canceled, in each league for itself: a slow one keeps no other waiting.
 pub async fn run(espn: Espn, every: Duration, schedule_every: Duration, inbox: mpsc::Sender<Mail>, alerter: Alerter) {
-    let mut cycle = tokio::time::interval(every);
-    cycle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut scheduled: Option<Instant> = None;
-    let mut failures: BTreeMap<League, u32> = BTreeMap::new();
-    loop {
-        cycle.tick().await;
-        let is_schedule_due = scheduled.is_none_or(|at| at.elapsed() >= schedule_every);
-        if is_schedule_due {
-            scheduled = Some(Instant::now());
-        }
-        let now = Utc::now();
-        let asked = League::ALL.map(|league| {
-            let espn = espn.clone();
-            async move { (league, espn.scoreboard(league, now).await) }
-        });
-        let failing = |failures: &BTreeMap<League, u32>| failures.values().filter(|n| **n > 0).count();
-        for (league, answer) in futures::future::join_all(asked).await {
-            note(&mut failures, league, &answer);
-            tell(&alerter, &failures, league, &answer);
-            gauge!("arbees_discovery_failing_leagues").set(figure(failing(&failures)));
-            let Ok(slate) = answer else { continue };
-            let games = slate.games.iter().map(|g| g.report.clone()).collect();
-            let mail = Mail::Input(Input::Slate { games, schedule: is_schedule_due });
-            if inbox.send(mail).await.is_err() {
-                return;
-            }
-        }
+    let look = |league| {
+        let (espn, inbox, alerter) = (espn.clone(), inbox.clone(), alerter.clone());
+        Looking { espn, league, inbox, alerter, failures: Failures::default() }.run(every, schedule_every)
+    };
+    futures::future::join_all(League::ALL.map(look)).await;
+}
+
+/// Cycles of a league that failed in a row; counted as a failing league while there are any.
+#[derive(Debug, Default)]
+struct Failures(u32);
+
+impl Failures {
+    fn set(&mut self, count: u32) {
+        let change = f64::from(u8::from(count > 0)) - f64::from(u8::from(self.0 > 0));
+        gauge!("arbees_discovery_failing_leagues").increment(change);
+        self.0 = count;
     }
 }
 
-fn note(failures: &mut BTreeMap<League, u32>, league: League, answer: &Result<Arc<Slate>, EspnError>) {
-    let count = failures.entry(league).or_default();
-    match answer {
-        Ok(slate) => {
-            if *count > HICCUP_CYCLES {
-                tracing::info!(%league, failed_cycles = *count, "scoreboard is back");
-            }
-            *count = 0;
-            for unreadable in &slate.unreadable {
-                tracing::debug!(%league, %unreadable, "event of a scoreboard skipped");
-            }
-        }
-        Err(error) => {
-            *count += 1;
-            if *count == 1 {
-                tracing::warn!(%error, "no scoreboard");
-            } else if *count == HICCUP_CYCLES + 1 {
-                tracing::error!(%error, failed_cycles = *count, "discovery is failing");
-            }
-        }
+impl Drop for Failures {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
-/// People are told when a league's slates fail for longer than a hiccup, and when they are back.
-fn tell(alerter: &Alerter, failures: &BTreeMap<League, u32>, league: League, answer: &Result<Arc<Slate>, EspnError>) {
-    let count = failures.get(&league).copied().unwrap_or(0);
-    match answer {
-        Ok(_) => alerter.settle("discovery_failing", league.as_str()),
-        Err(error) if count > HICCUP_CYCLES => {
+/// The looks at one league.
+struct Looking {
+    espn: Espn,
+    league: League,
+    inbox: mpsc::Sender<Mail>,
+    alerter: Alerter,
+    failures: Failures,
+}
+
+impl Looking {
+    async fn run(mut self, every: Duration, schedule_every: Duration) {
+        let mut cycle = tokio::time::interval(every);
+        cycle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut scheduled: Option<Instant> = None;
+        loop {
+            cycle.tick().await;
+            let is_schedule_due = scheduled.is_none_or(|at| at.elapsed() >= schedule_every);
+            match self.espn.scoreboard(self.league, Utc::now()).await {
+                Ok(slate) => {
+                    if is_schedule_due {
+                        scheduled = Some(Instant::now());
+                    }
+                    self.found(&slate);
+                    let games = slate.games.iter().map(|g| g.report.clone()).collect();
+                    let mail = Mail::Input(Input::Slate { games, schedule: is_schedule_due });
+                    if self.inbox.send(mail).await.is_err() {
+                        return;
+                    }
+                }
+                // It was not asked: nothing new is known.
+                Err(EspnError::Resting { .. }) => {}
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    fn found(&mut self, slate: &Slate) {
+        let league = self.league;
+        if self.failures.0 > HICCUP_CYCLES {
+            tracing::info!(%league, failed_cycles = self.failures.0, "scoreboard is back");
+        }
+        self.failures.set(0);
+        for unreadable in &slate.unreadable {
+            tracing::debug!(%league, %unreadable, "event of a scoreboard skipped");
+        }
+        self.alerter.settle("discovery_failing", league.as_str());
+    }
+
+    /// People are told when a league's slates fail for longer than a hiccup.
+    fn failed(&mut self, error: &EspnError) {
+        let (league, count) = (self.league, self.failures.0 + 1);
+        self.failures.set(count);
+        if count == 1 {
+            tracing::warn!(%error, "no scoreboard");
+        } else if count == HICCUP_CYCLES + 1 {
+            tracing::error!(%error, failed_cycles = count, "discovery is failing");
+        }
+        if count > HICCUP_CYCLES {
             let summary = format!("no scoreboard of {league} in {count} tries: {error}");
-            alerter.raise("discovery_failing", league.as_str(), Severity::Warning, summary);
+            self.alerter.raise("discovery_failing", league.as_str(), Severity::Warning, summary);
         }
-        Err(_) => {}
     }
 }
 

@@ -3,9 +3,12 @@
 //! level by level.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arbees_core::bus::{Bus, contract};
+use arbees_core::bus::{Bus, BusError, contract};
 use arbees_core::espn::Espn;
 use arbees_core::metrics::{counter, figure, gauge};
 use arbees_core::retry::{Delays, Policy};
@@ -22,6 +25,8 @@ use crate::inbox::Mail;
 const CAPACITY: usize = 4_096;
 /// Messages that may wait for Redis.
 const MOST_WAITING: usize = 4_096;
+/// How often it looks whether its term is over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How fast Redis is tried again while messages wait.
 const RETRY: Policy =
     Policy { first: Duration::from_millis(100), most: Duration::from_secs(1), jitter: 0.1, tries: None };
@@ -37,13 +42,15 @@ pub enum Errand {
     },
     /// All that CONTROL's events up to this sequence led to stands before this.
     Through(u64),
-    /// This orchestrator leads no more: what waits is another's to say.
-    Forget,
 }
 
 /// Takes errands.
 #[derive(Clone, Debug)]
-pub struct Outbox(mpsc::Sender<Errand>);
+pub struct Outbox {
+    errands: mpsc::Sender<(u64, Errand)>,
+    /// Counts terms: what was put in before the last one ended is another orchestrator's to say.
+    term: Arc<AtomicU64>,
+}
 
 impl Outbox {
     /// An outbox and the task that empties it.
@@ -53,16 +60,25 @@ impl Outbox {
         inbox: mpsc::Sender<Mail>,
         through: watch::Sender<u64>,
     ) -> (Self, impl Future<Output = ()>) {
-        let (sender, errands) = mpsc::channel(CAPACITY);
-        (Self(sender), empty(errands, bus, espn, inbox, through))
+        let (errands, taken) = mpsc::channel(CAPACITY);
+        let term = Arc::<AtomicU64>::default();
+        let emptying =
+            Emptying { bus, espn, inbox, through, term: term.clone(), waiting: Waiting::default(), away: None };
+        (Self { errands, term }, emptying.run(taken))
     }
 
     /// Puts `errand` in.
     pub fn put(&self, errand: Errand) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(errand) {
+        let term = self.term.load(Ordering::Relaxed);
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.errands.try_send((term, errand)) {
             counter!("arbees_outbox_dropped_total", "why" => "queue full").increment(1);
             tracing::warn!(CAPACITY, "outbox is full, effect dropped");
         }
+    }
+
+    /// This orchestrator leads no more: nothing that was put in before goes out.
+    pub fn forget(&self) {
+        self.term.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -74,16 +90,19 @@ struct Message {
     payload: Value,
 }
 
+/// What a message that nothing supersedes is about begins so: what was once said.
+const SAID: &str = "said ";
+
 /// What Redis has not taken yet.
 #[derive(Debug, Default)]
 struct Waiting {
     queue: VecDeque<Wait>,
-    /// The messages that still count, by what they are about.
     number: u64,
+    /// The messages that still count, by what they are about. All others in the queue are superseded.
     latest: BTreeMap<String, u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Wait {
     Message(u64, Message),
     Through(u64),
@@ -93,36 +112,15 @@ impl Waiting {
     fn push(&mut self, message: Message) {
         self.number += 1;
         if self.latest.insert(message.about.clone(), self.number).is_some() {
-            self.drop_superseded();
+            counter!("arbees_outbox_dropped_total", "why" => "superseded").increment(1);
         }
+        self.queue.push_back(Wait::Message(self.number, message));
         if self.latest.len() > MOST_WAITING {
             self.drop_oldest();
         }
-        self.queue.push_back(Wait::Message(self.number, message));
-    }
-
-    fn drop_superseded(&mut self) {
-        let latest = &self.latest;
-        let before = self.queue.len();
-        self.queue.retain(|wait| match wait {
-            Wait::Message(number, message) => latest.get(&message.about) == Some(number),
-            Wait::Through(_) => true,
-        });
-        let dropped = before - self.queue.len();
-        counter!("arbees_outbox_dropped_total", "why" => "superseded").increment(dropped as u64);
-        self.join_throughs();
-    }
-
-    /// What went out up to some sequence went out up to each before it.
-    fn join_throughs(&mut self) {
-        let mut joined: VecDeque<Wait> = VecDeque::with_capacity(self.queue.len());
-        for wait in self.queue.drain(..) {
-            if matches!((joined.back(), &wait), (Some(Wait::Through(_)), Wait::Through(_))) {
-                joined.pop_back();
-            }
-            joined.push_back(wait);
+        if self.queue.len() > 3 * MOST_WAITING {
+            self.compact();
         }
-        self.queue = joined;
     }
 
     fn push_through(&mut self, sequence: u64) {
@@ -133,100 +131,173 @@ impl Waiting {
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let Some(at) = self.queue.iter().position(|w| matches!(w, Wait::Message(..))) else { return };
-        if let Some(Wait::Message(_, message)) = self.queue.remove(at) {
-            self.latest.remove(&message.about);
-            counter!("arbees_outbox_dropped_total", "why" => "too many").increment(1);
-            self.join_throughs();
+    fn counts(&self, wait: &Wait) -> bool {
+        match wait {
+            Wait::Message(number, message) => self.latest.get(&message.about) == Some(number),
+            Wait::Through(_) => true,
         }
     }
 
-    fn front(&self) -> Option<&Wait> {
+    /// Takes out what is superseded; and what went out up to some sequence went out up to each before it.
+    fn compact(&mut self) {
+        let mut kept: VecDeque<Wait> = VecDeque::with_capacity(MOST_WAITING);
+        for wait in std::mem::take(&mut self.queue) {
+            if !self.counts(&wait) {
+                continue;
+            }
+            if matches!((kept.back(), &wait), (Some(Wait::Through(_)), Wait::Through(_))) {
+                kept.pop_back();
+            }
+            kept.push_back(wait);
+        }
+        self.queue = kept;
+    }
+
+    /// Gives up the oldest message; one whose loss is noticed and repaired, if there is any.
+    fn drop_oldest(&mut self) {
+        let of = |wait: &Wait| match wait {
+            Wait::Message(number, message) if self.latest.get(&message.about) == Some(number) => {
+                Some(message.about.clone())
+            }
+            _ => None,
+        };
+        let repaired = self.queue.iter().filter_map(of).find(|about| !about.starts_with(SAID));
+        if let Some(about) = repaired.or_else(|| self.queue.iter().find_map(of)) {
+            let why = if about.starts_with(SAID) { "too many, not repaired" } else { "too many" };
+            counter!("arbees_outbox_dropped_total", "why" => why).increment(1);
+            self.latest.remove(&about);
+        }
+    }
+
+    /// What goes out next.
+    fn front(&mut self) -> Option<&Wait> {
+        while self.queue.front().is_some_and(|wait| !self.counts(wait)) {
+            self.queue.pop_front();
+        }
         self.queue.front()
     }
 
-    fn pop(&mut self) {
-        if let Some(Wait::Message(_, message)) = self.queue.pop_front() {
-            self.latest.remove(&message.about);
+    /// What stands first has gone out, or is given up; unless it is not there any more.
+    fn done(&mut self, number: u64) {
+        if let Some(Wait::Message(first, message)) = self.queue.front()
+            && *first == number
+        {
+            if self.latest.get(&message.about) == Some(first) {
+                self.latest.remove(&message.about);
+            }
+            self.queue.pop_front();
         }
     }
 }
 
-async fn empty(
-    mut errands: mpsc::Receiver<Errand>,
+struct Emptying {
     bus: Bus,
     espn: Espn,
     inbox: mpsc::Sender<Mail>,
     through: watch::Sender<u64>,
-) {
-    let mut waiting = Waiting::default();
-    let mut away: Option<(Delays, Instant)> = None;
-    loop {
-        let next = match &away {
-            // Errands are taken in at all times: what they supersede need not go out.
-            Some((_, at)) => tokio::time::timeout_at(*at, errands.recv()).await.ok(),
-            None if waiting.front().is_none() => Some(errands.recv().await),
-            None => errands.try_recv().ok().map(Some),
-        };
-        match next {
-            Some(None) => return,
-            Some(Some(Errand::Through(sequence))) => waiting.push_through(sequence),
-            Some(Some(Errand::Forget)) => waiting = Waiting::default(),
-            Some(Some(errand)) => {
-                messages(errand, &espn, &inbox).into_iter().for_each(|message| waiting.push(message));
-            }
-            None => {}
-        }
-        if away.as_ref().is_none_or(|(_, at)| *at <= Instant::now()) {
-            send_next(&mut waiting, &mut away, &bus, &through).await;
-        }
-        gauge!("arbees_outbox_waiting").set(figure(waiting.latest.len()));
-    }
+    term: Arc<AtomicU64>,
+    waiting: Waiting,
+    /// Since Redis takes nothing: when it is tried again.
+    away: Option<(Delays, Instant)>,
 }
 
-/// Sends what stands first; a Redis that does not take it is tried again a little later.
-async fn send_next(
-    waiting: &mut Waiting,
-    away: &mut Option<(Delays, Instant)>,
-    bus: &Bus,
-    through: &watch::Sender<u64>,
-) {
-    match waiting.front() {
-        None => *away = None,
-        Some(Wait::Through(sequence)) => {
-            through.send_replace(*sequence);
-            waiting.pop();
-        }
-        Some(Wait::Message(_, message)) => match bus.publish(&message.channel, &message.payload.to_string()).await {
-            Ok(()) => {
-                if away.take().is_some() {
-                    tracing::info!(waiting = waiting.latest.len(), "redis takes messages again");
+type Sending = Pin<Box<dyn Future<Output = (u64, Result<(), BusError>)> + Send>>;
+
+impl Emptying {
+    async fn run(mut self, mut errands: mpsc::Receiver<(u64, Errand)>) {
+        let mut sending: Option<Sending> = None;
+        let mut known = 0;
+        loop {
+            let term = self.term.load(Ordering::Relaxed);
+            if term != known {
+                known = term;
+                self.waiting = Waiting::default();
+            }
+            if sending.is_none() && self.away.as_ref().is_none_or(|(_, at)| *at <= Instant::now()) {
+                sending = self.next();
+            }
+            gauge!("arbees_outbox_waiting").set(figure(self.waiting.latest.len()));
+            let again = self.away.as_ref().map_or_else(|| Instant::now() + LOOK_EVERY, |(_, at)| *at);
+            tokio::select! {
+                // Errands are taken in at all times: the loop that decides never waits, and what they supersede need not go out.
+                errand = errands.recv() => match errand {
+                    None => return,
+                    Some((term, errand)) if term == self.term.load(Ordering::Relaxed) => self.take(errand),
+                    Some(_) => {}
+                },
+                (number, result) = async { sending.as_mut().expect("looked at").await }, if sending.is_some() => {
+                    sending = None;
+                    self.sent(number, result);
                 }
-                waiting.pop();
+                () = tokio::time::sleep_until(again), if sending.is_none() => {}
+            }
+        }
+    }
+
+    fn take(&mut self, errand: Errand) {
+        if let Errand::Through(sequence) = errand {
+            self.waiting.push_through(sequence);
+            return;
+        }
+        for message in messages(errand, &self.espn, &self.inbox) {
+            self.waiting.push(message);
+        }
+    }
+
+    /// Tells how far all has gone out, and begins to send what comes after.
+    fn next(&mut self) -> Option<Sending> {
+        loop {
+            match self.waiting.front()?.clone() {
+                Wait::Through(sequence) => {
+                    self.through.send_replace(sequence);
+                    self.waiting.queue.pop_front();
+                }
+                Wait::Message(number, message) => {
+                    let bus = self.bus.clone();
+                    return Some(Box::pin(async move {
+                        (number, bus.publish(&message.channel, &message.payload.to_string()).await)
+                    }));
+                }
+            }
+        }
+    }
+
+    fn sent(&mut self, number: u64, result: Result<(), BusError>) {
+        match result {
+            Ok(()) => {
+                if self.away.take().is_some() {
+                    tracing::info!(waiting = self.waiting.latest.len(), "redis takes messages again");
+                }
+                self.waiting.done(number);
+            }
+            // It is there, and will never take this one: the next may be fine.
+            Err(error) if error.is_refusal() => {
+                counter!("arbees_outbox_dropped_total", "why" => "refused").increment(1);
+                tracing::warn!(%error, "redis refuses a message, dropped");
+                self.waiting.done(number);
             }
             Err(error) => {
-                let (delays, at) = away.get_or_insert_with(|| {
-                    tracing::warn!(channel = message.channel, %error, "message not sent, kept");
+                let (delays, at) = self.away.get_or_insert_with(|| {
+                    tracing::warn!(%error, "message not sent, kept");
                     (RETRY.delays(), Instant::now())
                 });
                 *at = Instant::now() + delays.next_delay();
             }
-        },
+        }
     }
 }
 
 /// The messages of an errand. What they are about: a game on a shard, a game's markets, or what was said, of which each counts.
 fn messages(errand: Errand, espn: &Espn, inbox: &mpsc::Sender<Mail>) -> Vec<Message> {
-    let about = |what: &str, who: &str, payload: &Value| {
-        format!("{what} {who} {}", payload["game_id"].as_str().unwrap_or_default())
-    };
+    // By the whole id: two leagues may have games of the same number.
+    let about = |what: &str, who: &str, payload: &Value| format!("{what} {who} {}", payload["game"]);
     match errand {
         Errand::Say { channel, payload } => {
-            let about = format!("{channel} {} {} {}", payload["type"], payload["instance_id"], payload["timestamp"]);
+            let [kind, service] = [&payload["type"], &payload["service"]];
+            let about = format!("{SAID}{channel} {kind} {service} {} {}", payload["instance_id"], payload["timestamp"]);
             vec![Message { about, channel, payload }]
         }
-        Errand::Through(_) | Errand::Forget => Vec::new(),
+        Errand::Through(_) => Vec::new(),
         Errand::Effect(Effect::AddGame { shard, game, epoch, reason }) => {
             let payload = contract::add_game(&game, epoch, reason);
             let about = about("command", shard.as_str(), &payload);
@@ -272,12 +343,17 @@ mod tests {
 
     fn drain(waiting: &mut Waiting) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(wait) = waiting.front() {
-            all.push(match wait {
-                Wait::Message(_, m) => format!("{}={}", m.about, m.payload),
-                Wait::Through(sequence) => format!("through {sequence}"),
-            });
-            waiting.pop();
+        while let Some(wait) = waiting.front().cloned() {
+            match wait {
+                Wait::Message(number, m) => {
+                    all.push(format!("{}={}", m.about, m.payload));
+                    waiting.done(number);
+                }
+                Wait::Through(sequence) => {
+                    all.push(format!("through {sequence}"));
+                    waiting.queue.pop_front();
+                }
+            }
         }
         all
     }
@@ -290,20 +366,28 @@ mod tests {
             waiting.push_through(n as u64);
         }
         assert_eq!(drain(&mut waiting), ["through 1", "b=2", "through 2", "a=3", "through 3"]);
-        for n in 1..=3 {
-            waiting.push(message("a", n));
-            waiting.push_through(n as u64);
-        }
-        assert_eq!(drain(&mut waiting), ["through 2", "a=3", "through 3"], "they do not pile up");
         waiting.push(message("a", 4));
         assert_eq!(drain(&mut waiting), ["a=4"], "what was sent supersedes nothing");
+        waiting.push(message("a", 5));
+        let Some(Wait::Message(number, _)) = waiting.front().cloned() else { panic!("a message") };
+        waiting.push(message("a", 6));
+        waiting.done(number);
+        assert_eq!(drain(&mut waiting), ["a=6"], "what came while one was on its way goes out, too");
     }
 
     #[test]
-    fn what_is_too_much_is_dropped_from_the_oldest_on() {
+    fn what_is_too_much_is_dropped_from_the_oldest_on_and_what_is_not_repaired_last() {
         let mut waiting = Waiting::default();
+        waiting.push(message("said once", 0));
         (0..MOST_WAITING + 2).for_each(|n| waiting.push(message(&n.to_string(), n)));
         let left = drain(&mut waiting);
-        assert_eq!((left.len(), left[0].as_str()), (MOST_WAITING, "2=2"));
+        assert_eq!((left.len(), left[0].as_str(), left[1].as_str()), (MOST_WAITING, "said once=0", "3=3"));
+        // Words about the same thing again and again fill no memory.
+        for n in 0..20 * MOST_WAITING {
+            waiting.push(message("a", n));
+            waiting.push_through(n as u64);
+        }
+        assert!(waiting.queue.len() <= 3 * MOST_WAITING, "{}", waiting.queue.len());
+        assert_eq!(drain(&mut waiting).iter().filter(|l| l.starts_with("a=")).count(), 1);
     }
 }

@@ -174,7 +174,7 @@ pub async fn write(
         write_row(tx, row).await?;
     }
     for silence in &changes.silences {
-        let sql = "INSERT INTO arbees.alert_silences AS s (kind, until_at, operator, sequence) VALUES ($1, $2, $3, $4)
+        let sql = "INSERT INTO alert_silences AS s (kind, until_at, operator, sequence) VALUES ($1, $2, $3, $4)
                    ON CONFLICT (kind) DO UPDATE SET until_at = excluded.until_at, operator = excluded.operator,
                        sequence = excluded.sequence WHERE s.sequence < excluded.sequence";
         sqlx::query(sql)
@@ -189,7 +189,7 @@ pub async fn write(
 }
 
 async fn write_row(tx: &mut Transaction<'_, Postgres>, row: &AlertRow) -> Result<(), sqlx::Error> {
-    let sql = "INSERT INTO arbees.alerts AS a (sequence, incident, kind, severity, summary, raised_at, times, resolved_at,
+    let sql = "INSERT INTO alerts AS a (sequence, incident, kind, severity, summary, raised_at, times, resolved_at,
                    first_delivered_at, delivered_to, failed_on, suppressed, acknowledged_at, acknowledged_by, is_false_alarm,
                    changed_sequence)
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)

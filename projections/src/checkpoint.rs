@@ -25,9 +25,9 @@ impl DatabaseFailure for ApplyError {
 
 /// The sequence up to which `stream` is applied; 0 for none of it.
 pub async fn load(pool: &PgPool, stream: &'static str) -> Result<u64, sqlx::Error> {
-    let sql = "INSERT INTO arbees.projection_checkpoints (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO projection_checkpoints (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING";
     sqlx::query(sql).bind(stream).execute(pool).await?;
-    let sql = "SELECT sequence FROM arbees.projection_checkpoints WHERE stream = $1";
+    let sql = "SELECT sequence FROM projection_checkpoints WHERE stream = $1";
     Ok(unsigned(sqlx::query(sql).bind(stream).fetch_one(pool).await?.get(0)))
 }
 
@@ -38,7 +38,7 @@ pub async fn advance(
     from: u64,
     to: u64,
 ) -> Result<(), ApplyError> {
-    let sql = "UPDATE arbees.projection_checkpoints SET sequence = $3, updated_at = now()
+    let sql = "UPDATE projection_checkpoints SET sequence = $3, updated_at = now()
                WHERE stream = $1 AND sequence = $2 AND sequence < $3";
     let moved = sqlx::query(sql).bind(stream).bind(signed(from)).bind(signed(to)).execute(&mut **tx).await?;
     if moved.rows_affected() == 1 { Ok(()) } else { Err(ApplyError::Moved { stream, expected: from }) }

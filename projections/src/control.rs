@@ -174,7 +174,7 @@ impl Changes {
             return Ok(());
         }
         let rows: Vec<&GameRow> = self.games.values().collect();
-        let sql = "INSERT INTO arbees.games AS g (game_id, league, event_id, home_team, away_team, starts_at, phase,
+        let sql = "INSERT INTO games AS g (game_id, league, event_id, home_team, away_team, starts_at, phase,
                        phase_since_at, status, markets, queued_since_at, sequence, pinned_to)
                    SELECT a, b, c, d, e, f, h, i, j, k::jsonb, l, m, n
                    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
@@ -209,14 +209,14 @@ impl Changes {
         let gone: Vec<&str> =
             self.assignments.iter().filter(|(_, row)| row.is_none()).map(|(id, _)| id.as_str()).collect();
         if !gone.is_empty() {
-            let sql = "DELETE FROM arbees.assignments WHERE game_id = ANY($1)";
+            let sql = "DELETE FROM assignments WHERE game_id = ANY($1)";
             sqlx::query(sql).bind(gone).execute(&mut **tx).await?;
         }
         let rows: Vec<&AssignmentRow> = self.assignments.values().flatten().collect();
         if rows.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO arbees.assignments AS a (game_id, shard_id, epoch, assigned_at, confirmed_at, sequence)
+        let sql = "INSERT INTO assignments AS a (game_id, shard_id, epoch, assigned_at, confirmed_at, sequence)
                    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
                    ON CONFLICT (game_id) DO UPDATE SET shard_id = excluded.shard_id, epoch = excluded.epoch,
                        assigned_at = excluded.assigned_at, confirmed_at = excluded.confirmed_at,
@@ -239,7 +239,7 @@ impl Changes {
             return Ok(());
         }
         let rows: Vec<&HistoryRow> = self.begun.values().collect();
-        let sql = "INSERT INTO arbees.assignment_history (game_id, epoch, shard_id, assigned_at, cause, rule, candidates,
+        let sql = "INSERT INTO assignment_history (game_id, epoch, shard_id, assigned_at, cause, rule, candidates,
                        rejections, confirmed_at, ended_at, end_cause)
                    SELECT a, b, c, d, e, f, g::json, h::json, i, j, k
                    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
@@ -268,7 +268,7 @@ impl Changes {
             return Ok(());
         }
         let rows: Vec<(&(GameId, u64), &Later)> = self.later.iter().collect();
-        let sql = "UPDATE arbees.assignment_history h SET confirmed_at = coalesce(t.confirmed_at, h.confirmed_at),
+        let sql = "UPDATE assignment_history h SET confirmed_at = coalesce(t.confirmed_at, h.confirmed_at),
                        ended_at = coalesce(t.ended_at, h.ended_at), end_cause = coalesce(t.end_cause, h.end_cause)
                    FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[])
                        AS t (game_id, epoch, confirmed_at, ended_at, end_cause)
@@ -289,7 +289,7 @@ impl Changes {
             return Ok(());
         }
         let rows: Vec<&ServiceRow> = self.services.values().map(|(row, _)| row).collect();
-        let sql = "INSERT INTO arbees.services AS s (kind, instance, process_id, started_at, version, shard_type, max_games,
+        let sql = "INSERT INTO services AS s (kind, instance, process_id, started_at, version, shard_type, max_games,
                        on_log, registered_at, restarts, sequence, status, status_since_at, failed_checks, drain)
                    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[],
                        $7::integer[], $8::boolean[], $9::timestamptz[], $10::integer[], $11::bigint[], $12::text[],
@@ -327,7 +327,7 @@ impl Changes {
         if rows.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO arbees.circuit_breakers AS b (shard_id, state, failures, successes, opened_at, sequence)
+        let sql = "INSERT INTO circuit_breakers AS b (shard_id, state, failures, successes, opened_at, sequence)
                    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::timestamptz[], $6::bigint[])
                    ON CONFLICT (shard_id) DO UPDATE SET state = excluded.state, failures = excluded.failures,
                        successes = excluded.successes, opened_at = excluded.opened_at, sequence = excluded.sequence

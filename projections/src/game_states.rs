@@ -84,7 +84,7 @@ pub fn admitted(rows: Vec<StateRow>, gate: &mut EpochGate) -> Vec<StateRow> {
 async fn load_gate(tx: &mut Transaction<'_, Postgres>, rows: &[StateRow]) -> Result<EpochGate, sqlx::Error> {
     let games: BTreeSet<&str> = rows.iter().map(|r| r.game_id.as_str()).collect();
     let games: Vec<&str> = games.into_iter().collect();
-    let sql = "SELECT game_id, epoch FROM arbees.game_epochs WHERE game_id = ANY($1)";
+    let sql = "SELECT game_id, epoch FROM game_epochs WHERE game_id = ANY($1)";
     let known = sqlx::query(sql).bind(games).fetch_all(&mut **tx).await?;
     let pair = |r: &sqlx::postgres::PgRow| {
         let id: GameId = r.get::<&str, _>(0).parse().ok()?;
@@ -96,9 +96,10 @@ async fn load_gate(tx: &mut Transaction<'_, Postgres>, rows: &[StateRow]) -> Res
 async fn keep_gate(tx: &mut Transaction<'_, Postgres>, gate: &EpochGate) -> Result<(), sqlx::Error> {
     let (games, epochs, dropped): (Vec<_>, Vec<_>, Vec<_>) =
         gate.all().map(|(id, epoch, dropped)| (id.to_string(), signed(epoch.0), signed(dropped))).collect();
-    let sql = "INSERT INTO arbees.game_epochs AS g (game_id, epoch, dropped)
+    let sql = "INSERT INTO game_epochs AS g (game_id, epoch, dropped)
                SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])
-               ON CONFLICT (game_id) DO UPDATE SET epoch = excluded.epoch, dropped = g.dropped + excluded.dropped";
+               ON CONFLICT (game_id) DO UPDATE SET epoch = greatest(g.epoch, excluded.epoch),
+                   dropped = g.dropped + excluded.dropped";
     sqlx::query(sql).bind(games).bind(epochs).bind(dropped).execute(&mut **tx).await.map(drop)
 }
 
@@ -122,8 +123,7 @@ pub async fn write(tx: &mut Transaction<'_, Postgres>, messages: &[Stored]) -> R
     if rows.is_empty() {
         return Ok(());
     }
-    let sql =
-        "INSERT INTO arbees.game_states (sequence, game_id, epoch, shard_id, observed_at, status, state, home_team,
+    let sql = "INSERT INTO game_states (sequence, game_id, epoch, shard_id, observed_at, status, state, home_team,
                    away_team, home_score, away_score, period, clock, possession, home_win_prob)
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::text[],
                    $7::text[], $8::text[], $9::text[], $10::integer[], $11::integer[], $12::integer[], $13::text[],

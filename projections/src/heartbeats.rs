@@ -46,7 +46,7 @@ async fn write_one(
     let checks = beat.checks.iter().map(|c| (clean(&c.name), json!(c.ok))).collect();
     let metrics = beat.metrics.iter().map(|m| (clean(&m.name), json!(m.value))).collect();
     let games = beat.games.iter().map(|w| (clean(&w.game), json!(w.epoch))).collect();
-    let sql = "INSERT INTO arbees.heartbeats_latest AS h (kind, instance, process_id, status, beat_at, checks, metrics, games,
+    let sql = "INSERT INTO heartbeats_latest AS h (kind, instance, process_id, status, beat_at, checks, metrics, games,
                    last_applied, sequence)
                VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::jsonb, $9, $10)
                ON CONFLICT (kind, instance) DO UPDATE SET process_id = excluded.process_id, status = excluded.status,

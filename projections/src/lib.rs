@@ -13,5 +13,6 @@ pub mod letters;
 pub mod monitor;
 pub mod projector;
 pub mod queries;
+pub mod rebuild;
 pub mod rows;
 pub mod verify;

@@ -13,18 +13,18 @@ use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError,
 use arbees_core::metrics::{figure, gauge, histogram};
 use arbees_core::retry::{GaveUp, Policy};
 use arbees_core::time::now_us;
-use sqlx::{Acquire as _, PgPool};
+use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::{self, AlertBook, AlertChanges};
 use crate::checkpoint::{self, ApplyError};
 use crate::control::{Changes, ControlFold};
-use crate::{game_states, heartbeats, letters};
+use crate::{game_states, heartbeats, letters, rebuild};
 
 /// Messages in a batch at most: Postgres gets no faster beyond 1,000 rows a statement, but a game that is touched several times
 /// in a batch is written once.
-const MAX_MESSAGES: usize = 4_000;
+pub(crate) const MAX_MESSAGES: usize = 4_000;
 /// Bytes in a batch at most, so that large events can't fill the memory.
 const MAX_BYTES: usize = 8 << 20;
 /// The parts of health that say whether the database takes what is written: one that only answers is not enough.
@@ -116,6 +116,9 @@ async fn project(
     while !stop.is_cancelled() {
         let attempt = Projection { log, pool, health, stop, stream, progress };
         let Err(error) = attempt.follow(&mut delays, &mut is_away).await else { return };
+        if stop.is_cancelled() {
+            return;
+        }
         if !is_away {
             tracing::warn!(stream, %error, "projection interrupted, beginning again at the checkpoint");
             is_away = true;
@@ -205,34 +208,46 @@ impl Projection<'_> {
     }
 
     async fn write(&self, batch: &Batch, at: u64) -> Result<u64, ApplyError> {
-        let to = batch.messages.last().map_or(at, |m| m.sequence);
         // To wait for a connection may be given up at any moment; a transaction may not.
         let connection = self.stop.run_until_cancelled(self.pool.acquire()).await;
         let mut connection = connection.ok_or(ApplyError::Canceled)??;
         let mut tx = connection.begin().await?;
-        match (self.stream, &batch.changes) {
-            (_, Changed::Control(changes)) => {
-                letters::archive(&mut tx, CONTROL, &batch.messages).await?;
-                changes.write(&mut tx).await?;
-            }
-            (_, Changed::Alerts(changes)) => alerts::write(&mut tx, &batch.messages, changes).await?,
-            (HEARTBEATS, Changed::Rows) => heartbeats::write(&mut tx, &batch.messages).await?,
-            (_, Changed::Rows) => game_states::write(&mut tx, &batch.messages).await?,
-        }
-        checkpoint::advance(&mut tx, self.stream, at, to).await?;
+        rebuild::keep_tables(&mut tx).await?;
+        let to = write_batch(&mut tx, self.stream, batch, at).await?;
         tx.commit().await?;
         Ok(to)
     }
 }
 
+/// Writes a batch of `stream`, whose tables are at `at`, and its checkpoint.
+pub(crate) async fn write_batch(
+    tx: &mut Transaction<'_, Postgres>,
+    stream: &'static str,
+    batch: &Batch,
+    at: u64,
+) -> Result<u64, ApplyError> {
+    let to = batch.messages.last().map_or(at, |m| m.sequence);
+    match (stream, &batch.changes) {
+        (_, Changed::Control(changes)) => {
+            letters::archive(tx, CONTROL, &batch.messages).await?;
+            changes.write(tx).await?;
+        }
+        (_, Changed::Alerts(changes)) => alerts::write(tx, &batch.messages, changes).await?,
+        (HEARTBEATS, Changed::Rows) => heartbeats::write(tx, &batch.messages).await?,
+        (_, Changed::Rows) => game_states::write(tx, &batch.messages).await?,
+    }
+    checkpoint::advance(tx, stream, at, to).await?;
+    Ok(to)
+}
+
 /// What is written in one transaction.
-struct Batch {
-    messages: Vec<Stored>,
-    changes: Changed,
+pub(crate) struct Batch {
+    pub messages: Vec<Stored>,
+    pub changes: Changed,
 }
 
 /// What the messages come to.
-enum Changed {
+pub(crate) enum Changed {
     Control(Changes),
     Alerts(AlertChanges),
     /// Each message is a row of its own.
@@ -240,14 +255,15 @@ enum Changed {
 }
 
 /// What is folded while the database works.
-enum Fold {
+#[derive(Debug)]
+pub(crate) enum Fold {
     Control(Box<ControlFold>),
     Alerts(AlertBook),
     None,
 }
 
 impl Fold {
-    fn add(&mut self, messages: &[Stored]) -> Changed {
+    pub fn add(&mut self, messages: &[Stored]) -> Changed {
         match self {
             Self::Control(fold) => {
                 messages.iter().for_each(|stored| fold.add(stored));

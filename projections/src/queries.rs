@@ -1,12 +1,13 @@
 //! What the tables answer.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 
 /// A game with who watches it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct GameLine {
     pub game: String,
     pub home: String,
@@ -95,7 +96,7 @@ pub async fn games(pool: &PgPool, all: bool) -> Result<Vec<GameLine>, sqlx::Erro
 }
 
 /// A service with its last beat.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ServiceLine {
     pub kind: String,
     pub instance: String,
@@ -108,6 +109,8 @@ pub struct ServiceLine {
     pub on_log: bool,
     pub version: Option<String>,
     pub restarts: Option<i32>,
+    /// Shards only: closed, open or half_open.
+    pub breaker: Option<String>,
 }
 
 /// Services, or only those of one kind.
@@ -116,7 +119,8 @@ pub async fn services(pool: &PgPool, kind: Option<&str>) -> Result<Vec<ServiceLi
         "SELECT coalesce(s.kind, h.kind), coalesce(s.instance, h.instance), coalesce(s.status, h.status), h.beat_at,
                    extract(epoch FROM now() - h.beat_at)::double precision,
                    (SELECT count(*) FROM arbees.assignments a WHERE a.shard_id = s.instance AND s.kind = 'shard'),
-                   s.max_games, coalesce(s.on_log, true), s.version, s.restarts
+                   s.max_games, coalesce(s.on_log, true), s.version, s.restarts,
+                   (SELECT b.state FROM arbees.circuit_breakers b WHERE b.shard_id = s.instance AND s.kind = 'shard')
                FROM arbees.services s FULL JOIN arbees.heartbeats_latest h USING (kind, instance)
                WHERE $1::text IS NULL OR coalesce(s.kind, h.kind) = $1
                ORDER BY 1, 2";
@@ -132,12 +136,13 @@ pub async fn services(pool: &PgPool, kind: Option<&str>) -> Result<Vec<ServiceLi
         on_log: r.get(7),
         version: r.get(8),
         restarts: r.get(9),
+        breaker: r.get(10),
     };
     Ok(rows.iter().map(line).collect())
 }
 
 /// An incident.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct AlertLine {
     pub incident: String,
     pub kind: String,
@@ -180,7 +185,7 @@ pub async fn alerts(pool: &PgPool, all: bool) -> Result<Vec<AlertLine>, sqlx::Er
 }
 
 /// The fleet in a few numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Summary {
     pub live: i64,
     pub scheduled: i64,

@@ -80,6 +80,7 @@ pub enum VerifyError {
 
 /// The tables in one snapshot.
 struct Tables {
+    built: i64,
     control: u64,
     states: u64,
     games: Vec<(String, GameRow)>,
@@ -100,7 +101,11 @@ type ArchiveRow = (String, String, Vec<u8>);
 /// Compares. `progress` is told how many messages have been folded.
 pub async fn verify(log: &Log, pool: &PgPool, progress: impl Fn(u64, u64)) -> Result<Report, VerifyError> {
     let (_, log_end) = log.bounds(CONTROL).await?;
-    let tables = read_tables(pool).await?;
+    let mut tables = read_tables(pool).await?;
+    while tables.built != built(pool).await? {
+        // They were built anew while they were read: some of them are the old ones.
+        tables = read_tables(pool).await?;
+    }
     let mut fold = ControlFold::new(State::default());
     let mut archive = BTreeMap::new();
     let mut reader = log.read(CONTROL, Vec::new(), 1, tables.control).await?;
@@ -160,14 +165,21 @@ async fn expected_states(log: &Log, last: u64) -> Result<BTreeMap<String, StateR
     Ok(rows.into_iter().map(|row| (row.sequence.to_string(), row)).collect())
 }
 
+/// What tells these tables from others of their names: a rebuild puts others in their place.
+async fn built(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT 'games'::regclass::oid::bigint").fetch_one(pool).await
+}
+
 async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
+    let built = built(pool).await?;
     let mut tx = pool.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *tx).await?;
-    let checkpoint = "SELECT coalesce(max(sequence), 0) FROM arbees.projection_checkpoints WHERE stream = $1";
+    let checkpoint = "SELECT coalesce(max(sequence), 0) FROM projection_checkpoints WHERE stream = $1";
     let control = unsigned(sqlx::query(checkpoint).bind(CONTROL).fetch_one(&mut *tx).await?.get(0));
     let states = unsigned(sqlx::query(checkpoint).bind(GAME_STATES).fetch_one(&mut *tx).await?.get(0));
     let alerts_at = unsigned(sqlx::query(checkpoint).bind(ALERTS).fetch_one(&mut *tx).await?.get(0));
     let tables = Tables {
+        built,
         alerts_at,
         alerts: read(&mut tx, INCIDENTS, |r| {
             let row = alert_row(r);
@@ -203,24 +215,22 @@ async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
 
 const GAMES: &str =
     "SELECT game_id, league, event_id, home_team, away_team, starts_at, phase, phase_since_at, status, markets,
-    queued_since_at, pinned_to, sequence FROM arbees.games";
-const ASSIGNMENTS: &str =
-    "SELECT game_id, shard_id, epoch, assigned_at, confirmed_at, sequence FROM arbees.assignments";
+    queued_since_at, pinned_to, sequence FROM games";
+const ASSIGNMENTS: &str = "SELECT game_id, shard_id, epoch, assigned_at, confirmed_at, sequence FROM assignments";
 const HISTORY: &str = "SELECT game_id, epoch, shard_id, assigned_at, cause, rule, candidates, rejections, confirmed_at,
-    ended_at, end_cause FROM arbees.assignment_history";
+    ended_at, end_cause FROM assignment_history";
 const SERVICES: &str =
     "SELECT kind, instance, process_id, started_at, version, shard_type, max_games, on_log, registered_at,
-    restarts, status, status_since_at, failed_checks, drain, sequence FROM arbees.services";
-const BREAKERS: &str = "SELECT shard_id, state, failures, successes, opened_at, sequence FROM arbees.circuit_breakers";
-const ARCHIVE: &str =
-    "SELECT sequence, subject, event_type, payload FROM arbees.event_archive WHERE stream = 'CONTROL'";
-const DEAD: &str = "SELECT sequence, error FROM arbees.dead_letters WHERE stream = 'CONTROL'";
+    restarts, status, status_since_at, failed_checks, drain, sequence FROM services";
+const BREAKERS: &str = "SELECT shard_id, state, failures, successes, opened_at, sequence FROM circuit_breakers";
+const ARCHIVE: &str = "SELECT sequence, subject, event_type, payload FROM event_archive WHERE stream = 'CONTROL'";
+const DEAD: &str = "SELECT sequence, error FROM dead_letters WHERE stream = 'CONTROL'";
 const INCIDENTS: &str =
     "SELECT sequence, incident, kind, severity, summary, raised_at, times, resolved_at, first_delivered_at, delivered_to,
-    failed_on, suppressed, acknowledged_at, acknowledged_by, is_false_alarm, changed_sequence FROM arbees.alerts";
+    failed_on, suppressed, acknowledged_at, acknowledged_by, is_false_alarm, changed_sequence FROM alerts";
 const STATES: &str =
     "SELECT sequence, game_id, epoch, shard_id, observed_at, status, state, home_team, away_team, home_score,
-    away_score, period, clock, possession, home_win_prob FROM arbees.game_states";
+    away_score, period, clock, possession, home_win_prob FROM game_states";
 
 async fn read<T>(
     connection: &mut PgConnection,

@@ -252,6 +252,18 @@ pub enum ServiceKind {
 }
 
 impl ServiceKind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Shard,
+        Self::Orchestrator,
+        Self::Polymarket,
+        Self::Kalshi,
+        Self::Discovery,
+        Self::Signal,
+        Self::Execution,
+        Self::Other,
+    ];
+
     /// In the order in which a service's name is searched for them.
     const NAMED: [Self; 7] = [
         Self::Shard,

@@ -6,11 +6,12 @@ use arbees_core::log::ALERTS;
 use arbees_fleet::Status;
 use arbees_proto::{Payload, v1};
 use arbees_testkit::feed::Sim;
+use arbees_testkit::link::Link;
 use arbees_testkit::receiver::{Mood, Receiver};
 use arbees_testkit::wait;
 use serde_json::Value;
 
-use crate::plane::{PATIENCE, Plane, confirmed, is, leader_may_judge, settings};
+use crate::plane::{PATIENCE, Plane, confirmed, is, leader_may_judge, row, settings};
 
 /// All events of ALERTS.
 async fn events(plane: &Plane) -> Vec<v1::Event> {
@@ -329,4 +330,44 @@ async fn that_redis_is_away_is_told_once_and_its_end_once() {
     assert_eq!(of(&bodies(&receiver, "/hook"), "redis_connectivity", "raised"), 1);
     assert_eq!(plane.count("GameReassigned").await, 0);
     plane.stop(&["ALERT", "redis", "Redis", "subscription", "alert not delivered", "message not sent"]).await;
+}
+
+/// One receiver is down and another answers half a minute late: the third has it at once, and each hears all of it in order.
+#[tokio::test]
+async fn receivers_that_are_down_or_slow_keep_nobody_else_waiting() {
+    let (down, slow, well) =
+        (Receiver::start().await.unwrap(), Receiver::start().await.unwrap(), Receiver::start().await.unwrap());
+    let mut plane = plane("down-receiver", &well).await;
+    let link = Link::to(down.url().rsplit(':').next().unwrap().parse().unwrap()).await.unwrap();
+    link.cut();
+    plane.settings.insert("SLACK_WEBHOOK_URL".into(), format!("http://127.0.0.1:{}/slack", link.port()));
+    plane.settings.insert("PAGERDUTY_EVENTS_URL".into(), format!("{}/pagerduty", slow.url()));
+    slow.set_mood(Mood::Slow(Duration::from_secs(30)));
+    plane.all(2).await;
+    plane.until("12 games confirmed", |s| is(confirmed(s), 12)).await;
+    leader_may_judge().await;
+    let begun = Instant::now();
+    plane.programs.process("shard_01").unwrap().kill().await;
+    let told = || async { is(of(&bodies(&well, "/hook"), "shard_lost", "raised"), 1) };
+    wait::until("the well one to be told", PATIENCE, told).await.unwrap();
+    let detected = begun.elapsed();
+    assert!(detected < Duration::from_secs(15), "{detected:?}");
+    plane.shard("shard_01").await;
+    let over = || async { is(of(&bodies(&well, "/hook"), "shard_lost", "resolved"), 1) };
+    wait::until("the well one to be told of the end", PATIENCE, over).await.unwrap();
+    assert_eq!(down.received("/slack").len(), 0);
+    let begun = Instant::now();
+    link.mend();
+    slow.set_mood(Mood::Well);
+    let caught_up = || async {
+        let events: Vec<Value> =
+            slow.received("/pagerduty").iter().map(|r| serde_json::from_str(&r.body).unwrap()).collect();
+        let is_over = events.last().is_some_and(|e| e["event_action"] == "resolve");
+        is((down.received("/slack").len(), is_over), (2, true))
+    };
+    wait::until("both to have caught up", PATIENCE, caught_up).await.unwrap();
+    row("receivers down and slow", detected, begun.elapsed(), 0, 1);
+    let [first, last] = down.received("/slack").try_into().unwrap();
+    assert!(!first.body.contains("resolved") && last.body.contains("resolved"), "{} {}", first.body, last.body);
+    plane.stop(&["ALERT", "shard_lost", "alert not delivered"]).await;
 }

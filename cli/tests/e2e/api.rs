@@ -55,6 +55,22 @@ async fn the_api_answers_what_is_and_was_so_in_pages_with_tags_and_clear_refusal
     let at: u64 = first.headers()["x-arbees-sequence"].to_str().unwrap().parse().unwrap();
     assert!(at >= end);
     let mut page: Value = first.json().await.unwrap();
+    // What is answered is what the document says.
+    let document = json(&url, "/v1/openapi.json").await;
+    let schema = |name: &str| document["components"]["schemas"][name]["properties"].as_object().unwrap().clone();
+    let told = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(told(&page["games"][0]), schema("GameLine").keys().cloned().collect::<Vec<_>>());
+    let shards = json(&url, "/v1/shards").await;
+    assert_eq!(told(&shards["services"][0]), schema("ServiceLine").keys().cloned().collect::<Vec<_>>());
+    assert_eq!(shards["services"][0]["breaker"], "closed");
+    let explained = json(&url, &format!("/v1/explain/game/{}", page["games"][0]["game"].as_str().unwrap())).await;
+    assert_eq!(told(&explained), schema("Explanation").keys().cloned().collect::<Vec<_>>());
+    let manual = get(&url, "/runbook/shard_lost").await.text().await.unwrap();
+    assert!(
+        manual.starts_with("shard_lost\n\nA shard fell silent") && !manual.contains("duplicate_instance"),
+        "{manual}"
+    );
+    assert_eq!(problem(&url, "/runbook/shard").await.0, 404);
     let mut ids = Vec::new();
     loop {
         ids.extend(page["games"].as_array().unwrap().iter().map(|g| g["game"].as_str().unwrap().to_owned()));

@@ -61,11 +61,11 @@ async fn every_state(plane: &Plane) -> Vec<(u64, i64, [u8; 32])> {
 
 #[tokio::test]
 async fn every_move_is_explained_by_what_was_done_and_every_moment_is_as_it_was() {
-    let (plane, causes) = a_day_with_faults("audit", 40).await;
+    let (plane, causes) = a_day_with_faults("audit", 200).await;
     let source = Source::Log(plane.log.clone());
     let end = source.end().await.unwrap();
     let moves = moves(&plane).await;
-    assert!(moves.len() >= 20, "{moves:?}");
+    assert!(moves.len() >= 100, "{moves:?}");
     for (game, from, at_us) in &moves {
         let explained = explain(&source, &game.parse().unwrap(), end).await.unwrap();
         let stint = explained.stints.iter().find(|s| s.from_us == *at_us).unwrap();
@@ -94,10 +94,10 @@ async fn every_move_is_explained_by_what_was_done_and_every_moment_is_as_it_was(
     let archive = Source::Archive { pool: plane.pool().await, names: Names::new("") };
     let all = every_state(&plane).await;
     let (first_us, last_us) = (all[0].1, all[all.len() - 1].1);
-    for n in 0..250_i64 {
+    for n in 0..1_000_i64 {
         // Spread over the whole time, and at the very events.
         let at_us =
-            if n % 2 == 0 { first_us + (last_us - first_us) * n / 249 } else { all[all.len() * n as usize / 250].1 };
+            if n % 2 == 0 { first_us + (last_us - first_us) * n / 999 } else { all[all.len() * n as usize / 1_000].1 };
         let expected = all.iter().rev().find(|(_, time, _)| *time <= at_us).unwrap();
         let source = if n % 5 == 0 { &archive } else { &source };
         let state = state_at(source, Moment::Time(at_us)).await.unwrap();
@@ -181,6 +181,12 @@ async fn the_promise_is_counted_as_another_count_has_it_and_the_commands_answer(
         (vec!["replay", "--type", "DrainStarted"], 0, "shard_02 is drained by ann"),
         (vec!["replay", "--stream", "alerts", "--from", "1", "--json"], 0, "\"AlertRaised\""),
         (vec!["sla", "--from", "1m"], 0, "recovered without a hand"),
+        (
+            vec!["export", "--type", "GameReassigned"],
+            0,
+            "stream,sequence,stored_at,occurred_at,subject,event_type,cause",
+        ),
+        (vec!["export", "--stream", "alerts", "--out", "alerts.csv"], 0, "events of ALERTS in alerts.csv"),
         (vec!["history", "shard", "shard_01", "--archive", "--csv"], 0, "ServiceLost"),
     ] {
         let probe = || async {
@@ -190,6 +196,12 @@ async fn the_promise_is_counted_as_another_count_has_it_and_the_commands_answer(
         // The archive may be a moment behind.
         arbees_testkit::wait::until(&args.join(" "), PATIENCE, probe).await.unwrap();
     }
+    let exported = std::fs::read_to_string(plane.scratch.path().join("alerts.csv")).unwrap();
+    assert!(
+        exported.lines().skip(1).all(|line| line.starts_with("ALERTS,")) && exported.contains("AlertRaised"),
+        "{exported}"
+    );
+    assert!(!plane.scratch.path().join("alerts.csv.part").exists());
     plane.stop(&["ALERT", "shard_lost", "nats"]).await;
 }
 

@@ -16,6 +16,7 @@ mod plane;
 mod postgres_away;
 mod projector;
 mod real_day;
+mod rebuild;
 mod redis;
 mod redis_away;
 mod restarts;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use arbees_core::bus::{Bus, RedisConfig};
 use arbees_core::config::LogConfig;
+use arbees_core::db;
 use arbees_core::log::{self, CONTROL, HEARTBEATS, Log};
 use arbees_core::retry::Policy;
 use arbees_fleet::{State, Status};
@@ -130,7 +131,7 @@ impl Plane {
     }
 
     pub async fn pool(&self) -> PgPool {
-        PgPool::connect(&self.postgres.url()).await.unwrap()
+        PgPool::connect_with(db::options(&self.postgres.url(), db::SCHEMA).unwrap()).await.unwrap()
     }
 
     /// Exit code and output of `arbees` with these arguments, for this plane.

@@ -69,6 +69,9 @@ async fn postgres_stopped_while_a_hundred_thousand_events_flow_leaves_exact_tabl
     fill(&plane, 101_000).await;
     // Longer than all tries of a transaction.
     tokio::time::sleep(Duration::from_secs(4)).await;
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arbees-projector'";
+    let inside: i64 = sqlx::query_scalar(sql).fetch_one(guests.first_mut().unwrap()).await.unwrap();
+    assert_eq!(inside, 0, "it has no room");
     let begun = Instant::now();
     for guest in guests {
         guest.close().await.unwrap();
@@ -84,7 +87,9 @@ async fn postgres_stopped_while_a_hundred_thousand_events_flow_leaves_exact_tabl
     other.execute("SET LOCAL deadlock_timeout = '10min'").await.unwrap();
     let hold = "SELECT 1 FROM arbees.projection_checkpoints WHERE stream = 'CONTROL' FOR UPDATE";
     other.execute(hold).await.unwrap();
-    fill(&plane, 102_000).await;
+    // One turn: the projector looks for deadlocks once, a second after it begins to wait.
+    let end = plane.log.bounds(arbees_core::log::CONTROL).await.unwrap().1;
+    fill(&plane, end + 1).await;
     let waits = || async {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arbees-projector' AND wait_event_type = 'Lock'";
         let n: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.map_err(|e| e.to_string())?;

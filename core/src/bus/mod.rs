@@ -35,6 +35,27 @@ pub enum BusError {
     Late,
 }
 
+impl BusError {
+    /// Whether Redis is there and will not take this: to say it again changes nothing, and the next message may be fine.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        use redis::{ErrorKind, ServerErrorKind};
+        let Self::Away(error) = self else { return false };
+        match error.kind() {
+            ErrorKind::Extension => true,
+            ErrorKind::Server(kind) => !matches!(
+                kind,
+                ServerErrorKind::BusyLoading
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ReadOnly
+                    | ServerErrorKind::TryAgain
+                    | ServerErrorKind::ClusterDown
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Where Redis is, and how subscriptions come back.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {

@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
 pub enum Place {
     /// One server, with TLS or without.
     Server(Client),
-    /// Asked of the sentinels, one after the other, whenever a connection is made.
+    /// Asked of the sentinels, whoever answers first, whenever a connection is made.
     Sentinel(Sentinels),
 }
 
@@ -54,7 +54,9 @@ impl Place {
             return Err(refused("after the master's name comes at most the number of a database"));
         }
         let open = |host: &str| {
-            let port = if host.contains(':') { "" } else { ":26379" };
+            // An address of version 6 has colons of its own, in brackets.
+            let has_port = host.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+            let port = if has_port { "" } else { ":26379" };
             Client::open(format!("redis://{host}{port}"))
         };
         let sentinels = hosts.split(',').filter(|h| !h.is_empty()).map(open).collect::<RedisResult<Vec<_>>>()?;
@@ -77,14 +79,9 @@ impl Place {
             Self::Server(client) => return Ok(client.clone()),
             Self::Sentinel(sentinels) => sentinels,
         };
-        let mut why = refused("no sentinel is named");
-        for sentinel in &sentinels.sentinels {
-            match sentinels.ask(sentinel, within).await {
-                Ok(client) => return Ok(client),
-                Err(error) => why = error,
-            }
-        }
-        Err(why)
+        // All at once: one that takes connections and never answers must not keep the others from being heard.
+        let asked = sentinels.sentinels.iter().map(|sentinel| Box::pin(sentinels.ask(sentinel, within)));
+        futures::future::select_ok(asked).await.map(|(client, _)| client)
     }
 }
 
@@ -125,7 +122,7 @@ mod tests {
             "redis://h:1",
             "rediss://u:p@h:1/2",
             "unix:///tmp/s",
-            "redis+sentinel://a,b:26380/main",
+            "redis+sentinel://a,b:26380,[::1],[::1]:26380/main",
             "rediss+sentinel://:secret@a:1/main/3",
         ];
         for url in fine {

@@ -36,7 +36,9 @@ impl Publisher {
             Ok(()) => return Ok(()),
             Err((number, error)) => (number, error),
         };
-        self.forget(broken).await;
+        if !why.is_refusal() {
+            self.forget(broken).await;
+        }
         let is_worth_another = matches!(&why, BusError::Away(e) if broken.is_some() && e.is_connection_dropped());
         let result = if is_worth_another { self.try_once(command).await.map_err(|(_, error)| error) } else { Err(why) };
         if result.is_err() {
@@ -47,9 +49,7 @@ impl Publisher {
 
     /// Which connection it went out on, and why it failed.
     async fn try_once(&self, command: &redis::Cmd) -> Result<(), (Option<u64>, BusError)> {
-        let connecting = tokio::time::timeout(2 * ANSWER_WITHIN, self.connection()).await;
-        let (number, mut connection) =
-            connecting.map_err(|_| (None, BusError::Late))?.map_err(|error| (None, error))?;
+        let (number, mut connection) = self.connection().await.map_err(|error| (None, error))?;
         let answer = tokio::time::timeout(ANSWER_WITHIN, command.query_async::<redis::Value>(&mut connection)).await;
         match answer {
             Ok(Ok(_)) => Ok(()),
@@ -70,21 +70,29 @@ impl Publisher {
             let client = self.place.client(ANSWER_WITHIN).await?;
             client.get_multiplexed_async_connection_with_config(&settings(ANSWER_WITHIN)).await
         };
-        match made.await {
-            Ok(connection) => {
+        // The lock is held for no longer than this, so that nobody waits long to hear the same.
+        match tokio::time::timeout(2 * ANSWER_WITHIN, made).await {
+            Ok(Ok(connection)) => {
                 state.failed = None;
                 state.number += 1;
                 state.connection = Some(connection.clone());
                 Ok((state.number, connection))
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 state.failed = Some((Instant::now(), error.to_string()));
                 Err(BusError::Away(error))
+            }
+            Err(_) => {
+                state.failed = Some((Instant::now(), BusError::Late.to_string()));
+                Err(BusError::Late)
             }
         }
     }
 
     async fn forget(&self, number: Option<u64>) {
+        if number.is_none() {
+            return;
+        }
         let mut state = self.state.lock().await;
         if Some(state.number) == number {
             state.connection = None;

@@ -8,10 +8,22 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-pub use migrate::migrate;
+pub use migrate::{migrate, migrate_in};
 pub use retry::{DatabaseFailure, is_retryable, policy as retry_policy, retrying};
 
 use crate::config::Env;
+
+/// Where the tables are.
+pub const SCHEMA: &str = "arbees";
+
+/// How to connect to `url`, with unqualified names being those of `schema`.
+///
+/// # Errors
+/// When the URL is none.
+pub fn options(url: &str, schema: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    crate::install_tls();
+    Ok(url.parse::<PgConnectOptions>()?.options([("search_path", schema)]))
+}
 
 /// How to reach the database, and how many connections to keep.
 #[derive(Clone, Debug)]
@@ -124,8 +136,15 @@ impl DbConfig {
     /// # Errors
     /// When the URL is none.
     pub fn pool(&self, program: &str) -> Result<PgPool, sqlx::Error> {
-        crate::install_tls();
-        let options = self.url.parse::<PgConnectOptions>()?.application_name(program);
+        self.pool_in(program, SCHEMA)
+    }
+
+    /// The same, whose unqualified names are those of `schema`.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn pool_in(&self, program: &str, schema: &str) -> Result<PgPool, sqlx::Error> {
+        let options = options(&self.url, schema)?.application_name(program);
         Ok(PgPoolOptions::new()
             .max_connections(self.max_connections)
             .min_connections(self.min_connections)

@@ -12,6 +12,7 @@ use reqwest::header::{CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH};
 use super::parse::{ParseError, Slate, parse_scoreboard, parse_summary};
 use crate::breaker::{Breaker, Limits};
 use crate::config::Env;
+use crate::retry::Policy;
 
 /// An answer later than this is worth nothing: the next poll is due.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -20,11 +21,15 @@ const MAX_BODY: usize = 16 << 20;
 /// Longest `max-age` that is honoured: a scoreboard may not be believed for longer, whatever a cache says.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
+/// How soon it is asked again when a connection broke.
+const AGAIN: Policy =
+    Policy { first: Duration::from_millis(200), most: Duration::from_millis(200), jitter: 0.5, tries: Some(2) };
+
 /// Why there is no scoreboard.
 #[derive(Debug, thiserror::Error)]
 pub enum EspnError {
     #[error("{league}: {why}")]
-    Away { league: League, why: String },
+    Away { league: League, why: String, is_late: bool },
     #[error("{league}: answered {status}")]
     Status { league: League, status: u16 },
     #[error("{league}: body is larger than {} MiB", MAX_BODY >> 20)]
@@ -146,17 +151,25 @@ impl Espn {
     }
 
     /// Asks, unless the endpoint rests, and notes what came of it.
-    async fn guarded<T>(
+    async fn guarded<T, Fut>(
         &self,
         league: League,
         endpoint: Endpoint,
-        asking: impl Future<Output = Result<T, EspnError>>,
-    ) -> Result<T, EspnError> {
+        mut asking: impl FnMut() -> Fut,
+    ) -> Result<T, EspnError>
+    where
+        Fut: Future<Output = Result<T, EspnError>>,
+    {
         if !self.with_breaker(league, endpoint, |b| b.may_try(Instant::now())) {
             return Err(EspnError::Resting { league, failures: self.limits.failures });
         }
         let began = Instant::now();
-        let answer = asking.await;
+        let mut answer = asking().await;
+        if matches!(answer, Err(EspnError::Away { is_late: false, .. })) {
+            // A connection that broke is a hiccup once. Both tries count as one.
+            tokio::time::sleep(AGAIN.delays().next_delay()).await;
+            answer = asking().await;
+        }
         ::metrics::histogram!("arbees_espn_request_seconds", "league" => league.as_str()).record(began.elapsed());
         let outcome = match &answer {
             Ok(_) => "answered",
@@ -185,7 +198,7 @@ impl Espn {
     /// # Errors
     /// When there is no readable answer.
     pub async fn scoreboard(&self, league: League, now: DateTime<Utc>) -> Result<Arc<Slate>, EspnError> {
-        self.guarded(league, Endpoint::Scoreboard, self.ask_scoreboard(league, now)).await
+        self.guarded(league, Endpoint::Scoreboard, || self.ask_scoreboard(league, now)).await
     }
 
     async fn ask_scoreboard(&self, league: League, now: DateTime<Utc>) -> Result<Arc<Slate>, EspnError> {
@@ -220,7 +233,7 @@ impl Espn {
     /// # Errors
     /// When there is no readable answer.
     pub async fn game(&self, id: &GameId) -> Result<Slate, EspnError> {
-        self.guarded(id.league(), Endpoint::Summary, self.ask_summary(id)).await
+        self.guarded(id.league(), Endpoint::Summary, || self.ask_summary(id)).await
     }
 
     async fn ask_summary(&self, id: &GameId) -> Result<Slate, EspnError> {
@@ -267,11 +280,12 @@ fn max_age(headers: &HeaderMap) -> Duration {
 
 /// A reqwest error in full: its own text hides the cause.
 fn away(league: League, error: reqwest::Error) -> EspnError {
+    let is_late = error.is_timeout();
     let mut why = error.without_url().to_string();
     if why.is_empty() {
         "no answer".clone_into(&mut why);
     }
-    EspnError::Away { league, why }
+    EspnError::Away { league, why, is_late }
 }
 
 #[cfg(test)]

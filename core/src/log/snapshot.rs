@@ -1,9 +1,12 @@
 //! Snapshots of the folded state in an object store, so that a start need not fold the whole log.
 
+use std::time::Duration;
+
 use arbees_fleet::{Entry, State};
 use async_nats::jetstream::object_store::{self, ObjectStore};
 use tokio::io::AsyncReadExt as _;
 
+use super::api::NO_MESSAGE;
 use super::{CONTROL, Log, ReadError};
 
 /// A snapshot is made every so many events: folding that many takes well under a second.
@@ -12,6 +15,8 @@ pub const SNAPSHOT_EVERY: u64 = 10_000;
 const KEPT_ALL: usize = 1_000;
 /// Of older ones, one in so many is kept.
 const KEPT_OF_OLDER: u64 = 10;
+/// A store that does not answer within this is away: all is folded without it.
+const STORE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Anything that went wrong with the object store.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +44,17 @@ impl Log {
     /// # Errors
     /// When the store is away or refuses.
     pub async fn save_snapshot(&self, state: &State) -> Result<(), SnapshotError> {
+        let saving = tokio::time::timeout(STORE_WITHIN, self.save(state)).await;
+        saving.map_err(|_| SnapshotError(format!("no answer within {} s", STORE_WITHIN.as_secs())))?
+    }
+
+    async fn save(&self, state: &State) -> Result<(), SnapshotError> {
         let store = self.snapshots().await?;
         let name = format!("control-{:020}", state.head.sequence);
-        store.put(name.as_str(), &mut state.to_json().as_slice()).await.map_err(failed)?;
+        // Another one may have left it there: what stands at a sequence is the same whoever folded it.
+        if store.info(&name).await.is_err() {
+            store.put(name.as_str(), &mut state.to_json().as_slice()).await.map_err(failed)?;
+        }
         let names = self.snapshot_names(&store).await?;
         for old in superfluous(&names) {
             store.delete(old).await.map_err(failed)?;
@@ -59,24 +72,34 @@ impl Log {
 
     /// The newest snapshot at or before `last` that matches the log; none when there is none, or the store is away.
     pub async fn load_snapshot(&self, last: u64) -> Option<State> {
+        // One that is dropped while it is read would never end.
+        tokio::time::timeout(STORE_WITHIN, self.load(last)).await.ok()?
+    }
+
+    async fn load(&self, last: u64) -> Option<State> {
         let store = self.snapshots().await.ok()?;
         let names = self.snapshot_names(&store).await.ok()?;
         for name in names.iter().rev().filter(|name| sequence_of(name).is_some_and(|at| at <= last)) {
             let Some(state) = read_snapshot(&store, name).await.filter(|s| s.head.sequence <= last) else {
                 continue;
             };
-            if self.matches(&state).await {
+            if self.matches(&state).await.ok()? {
                 return Some(state);
             }
-            tracing::warn!(name, "snapshot does not match the log, ignored");
+            tracing::warn!(name, "snapshot does not match the log, dropped");
+            // The one that belongs there can take its place.
+            let _ = store.delete(name).await;
         }
         None
     }
 
-    /// Whether the event at the snapshot's sequence carries the snapshot's chain hash.
-    async fn matches(&self, state: &State) -> bool {
-        let stored = self.get(CONTROL, state.head.sequence).await;
-        stored.is_ok_and(|s| s.entry().hash == Some(state.head.hash))
+    /// Whether the event at the snapshot's sequence carries the snapshot's chain hash. A log that does not answer says nothing.
+    async fn matches(&self, state: &State) -> Result<bool, ReadError> {
+        match self.get(CONTROL, state.head.sequence).await {
+            Ok(stored) => Ok(stored.entry().hash == Some(state.head.hash)),
+            Err(error) if error.has_code(NO_MESSAGE) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The state at the end of the log, or at `last` if that comes first.
@@ -99,11 +122,14 @@ impl Log {
         let (_, end) = self.bounds(CONTROL).await?;
         let last = last.map_or(end, |l| l.min(end));
         let mut state = self.load_snapshot(last).await.unwrap_or_default();
+        let mut is_kept = true;
         while last - state.head.sequence > SNAPSHOT_EVERY {
             let next = state.head.sequence + SNAPSHOT_EVERY;
             self.fold_on(&mut state, next, |_, _| ()).await?;
-            if let Err(error) = self.save_snapshot(&state).await {
-                tracing::warn!(sequence = state.head.sequence, %error, "snapshot not kept");
+            if is_kept && let Err(error) = self.save_snapshot(&state).await {
+                // A store that is away is not waited for again and again.
+                is_kept = false;
+                tracing::warn!(sequence = state.head.sequence, %error, "snapshots not kept");
             }
         }
         self.fold_on(&mut state, last, |_, _| ()).await?;

@@ -15,7 +15,7 @@ use arbees_core::espn::Espn;
 use arbees_core::exit::Exit;
 use arbees_core::health::Health;
 use arbees_core::log::{AppendError, Asked, CONTROL, Key, Log, ReadError};
-use arbees_core::metrics::histogram;
+use arbees_core::metrics::{gauge, histogram};
 use arbees_core::monitor;
 use arbees_core::shutdown::spawn;
 use arbees_core::time::{micros, now, now_us, steady_us};
@@ -215,7 +215,8 @@ impl Desk<'_> {
             term.cancel();
             self.leads = false;
             self.pulse.send_modify(|p| p.leads = false);
-            self.outbox.put(Errand::Forget);
+            self.outbox.forget();
+            gauge!("arbees_leader").set(0.0);
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Deposed => tracing::warn!("no longer leading, standing by"),
@@ -465,7 +466,9 @@ impl Desk<'_> {
                 outcome = &mut appending => break outcome,
                 () = tokio::time::sleep(RENEW_LOOK) => {
                     tenure.renew_if_due();
-                    tenure.is_held();
+                    if !tenure.is_held() {
+                        gauge!("arbees_leader").set(0.0);
+                    }
                 }
             }
         };

@@ -17,6 +17,16 @@ const EVERY_US: i64 = SECOND;
 /// The parts of health that only who leads can tell of.
 const PARTS: [&str; 4] = ["shards", "games", "discovery", "database"];
 
+/// What only a leader knows.
+const OF_LEADER: [&str; 6] = [
+    "arbees_leader",
+    "arbees_games_owned",
+    "arbees_games_waiting",
+    "arbees_games_unwatched",
+    "arbees_breakers_open",
+    "arbees_alerts_open",
+];
+
 /// What it looks at, and when it did.
 #[derive(Debug)]
 pub(super) struct Summary {
@@ -48,7 +58,16 @@ impl Desk<'_> {
 
     /// No more than who leads knows what is so.
     pub(super) fn summarise_nothing(&mut self) {
-        gauge!("arbees_leader").set(0.0);
+        // What a leader knew is not so any more, whoever asks this one.
+        for name in OF_LEADER {
+            gauge!(name).set(0.0);
+        }
+        for kind in ServiceKind::ALL {
+            gauge!("arbees_heartbeat_age_seconds", "kind" => kind.as_str()).set(0.0);
+            for status in Status::ALL {
+                gauge!("arbees_services", "kind" => kind.as_str(), "status" => status.as_str()).set(0.0);
+            }
+        }
         for part in PARTS {
             self.summary.health.ok(part);
             self.summary.health.detail(part, "another orchestrator leads, and tells of it".to_owned());
@@ -69,13 +88,16 @@ impl Desk<'_> {
             .set(figure(state.services.values().filter(|s| s.breaker.circuit == Circuit::Open).count()));
         let open = self.open.borrow().as_ref().map_or(0, std::collections::BTreeSet::len);
         gauge!("arbees_alerts_open").set(figure(open));
-        for (kind, counts) in by_status(state) {
+        let counted = by_status(state);
+        for kind in ServiceKind::ALL {
             for status in Status::ALL {
-                let services = counts.get(&status).copied().unwrap_or(0);
+                let services = counted.get(&kind).and_then(|c| c.get(&status)).copied().unwrap_or(0);
                 gauge!("arbees_services", "kind" => kind.as_str(), "status" => status.as_str()).set(figure(services));
             }
         }
-        for (kind, silent_us) in self.fleet.silences(now_us) {
+        let silences = self.fleet.silences(now_us);
+        for kind in ServiceKind::ALL {
+            let silent_us = silences.get(&kind).copied().unwrap_or(0);
             #[allow(clippy::cast_precision_loss)]
             gauge!("arbees_heartbeat_age_seconds", "kind" => kind.as_str()).set(silent_us as f64 / 1e6);
         }
@@ -116,8 +138,9 @@ pub(super) fn count(event: &v1::Event, state: &State) {
     let Some(payload) = &event.payload else { return };
     counter!("arbees_events_total", "type" => arbees_proto::subject::type_name(payload)).increment(1);
     if matches!(payload, Payload::GameReassigned(_)) {
-        let cause = event.reason.as_ref().map(|r| r.cause.clone()).unwrap_or_default();
-        counter!("arbees_moves_total", "cause" => cause).increment(1);
+        // The rule: the cause can name whoever asked.
+        let rule = event.reason.as_ref().map(|r| r.rule.clone()).unwrap_or_default();
+        counter!("arbees_moves_total", "rule" => rule).increment(1);
     }
     if let Payload::AssignmentConfirmed(confirmed) = payload {
         let game = confirmed.game.as_ref().and_then(|g| g.id.parse::<GameId>().ok());

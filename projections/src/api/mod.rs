@@ -4,6 +4,7 @@
 //! Answers from the tables carry `X-Arbees-Sequence`, up to which CONTROL is in them at least; `?min_sequence=` waits for it.
 
 mod live;
+mod openapi;
 mod past;
 mod problem;
 mod tables;
@@ -17,7 +18,7 @@ use arbees_core::metrics::histogram;
 use arbees_core::retry::GaveUp;
 use arbees_core::time::{now_us, rfc3339};
 use axum::Router;
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse as _, Response};
@@ -91,8 +92,10 @@ impl Api {
             .merge(asked)
             .merge(past)
             .route("/v1/events", get(live::events))
+            .route("/v1/openapi.json", get(openapi::document))
             .route("/v1/{*unknown}", get(unknown))
             .route_layer(axum::middleware::from_fn_with_state(self.clone(), allowed))
+            .route("/runbook/{kind}", get(runbook))
             .route("/", get(dashboard))
             .route_layer(axum::middleware::from_fn(measured))
             .with_state(self.clone())
@@ -146,9 +149,18 @@ async fn dashboard() -> Response {
     page
 }
 
+/// What an alert means and what to do, out of the manual.
+async fn runbook(Path(kind): Path<String>) -> Result<String, Problem> {
+    let manual = include_str!("../../../docs/operations.md");
+    let section = manual.split("\n### ").skip(1).find_map(|s| s.strip_prefix(kind.as_str())?.strip_prefix('\n'));
+    let none = || Problem::new(StatusCode::NOT_FOUND, format!("the manual has no heading {kind}"));
+    let text = section.and_then(|s| s.split("\n## ").next()).ok_or_else(none)?;
+    Ok(format!("{kind}\n\n{}\n", text.trim()))
+}
+
 async fn unknown(request: Request) -> Problem {
     let path = request.uri().path().to_owned();
-    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; see the README for what is"))
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; /v1/openapi.json says what is"))
 }
 
 #[derive(serde::Deserialize)]

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use arbees_core::alerts::incident_of;
 use arbees_core::log::{ALERTS, CONTROL, Stored};
 use arbees_proto::{EventId, GameId, Payload, ServiceKind, v1};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::story::{Line, incidents, line_of};
@@ -22,7 +23,7 @@ const TOLD_WITHIN: i64 = 3_600_000_000;
 const RAISED_WITHIN: i64 = 10_000_000;
 
 /// One shard's time with the game.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Stint {
     pub shard: String,
     pub epoch: u64,
@@ -42,15 +43,17 @@ pub struct Stint {
     /// What led to the decision, the last cause first.
     pub because: Vec<Line>,
     /// The best candidates with their scores, best first.
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub candidates: Vec<v1::Candidate>,
     /// How many shards were passed over, by why.
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub rejections: Vec<v1::Rejection>,
     /// What people were told of what befell the shard before.
     pub told: Vec<Line>,
 }
 
 /// A game and everybody who ever had it, the last one first.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Explanation {
     pub game: String,
     pub home: String,

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbees_proto::{Payload, v1};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A loss of which all games are watched elsewhere within this has recovered by itself.
 const RECOVERED_WITHIN: i64 = 120_000_000;
 
 /// How it went with one game. Times in microseconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct GameSla {
     pub game: String,
     /// For how long it was in play.
@@ -30,14 +31,14 @@ pub struct GameSla {
 }
 
 /// A share, with how many cases it is of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub struct Rate {
     pub of: u64,
     pub count: u64,
 }
 
 /// How it went with all of them.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct Sla {
     pub from_us: i64,
     pub until_us: i64,
@@ -56,7 +57,7 @@ pub struct Sla {
 }
 
 /// How times are spread. Microseconds; none without any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Spread {
     pub count: usize,
     pub p50_us: Option<i64>,

@@ -2,10 +2,11 @@
 
 use arbees_core::log::Stored;
 use arbees_proto::{EventId, Payload, subject, v1};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One event, told.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Line {
     pub sequence: u64,
     /// Microseconds since the Unix epoch.

@@ -17,6 +17,9 @@ pub struct SmallDisk {
     keeper: Child,
 }
 
+/// How often it is looked for, every 10 ms.
+const MOUNTED_WITHIN: u32 = 500;
+
 /// The kernel says that there is no room.
 fn is_full(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::StorageFull
@@ -37,7 +40,7 @@ impl SmallDisk {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let Ok(keeper) = command.spawn() else { return Ok(None) };
         let mut disk = Self { folder, megabytes, keeper };
-        loop {
+        for _ in 0..MOUNTED_WITHIN {
             if disk.inside().is_ok_and(|path| path.join(".mounted").exists()) {
                 return Ok(Some(disk));
             }
@@ -46,6 +49,7 @@ impl SmallDisk {
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        bail!("the small disk at {} cannot be seen", disk.folder.display())
     }
 
     /// Its folder, as servers on it see it.
