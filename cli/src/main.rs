@@ -47,6 +47,8 @@ enum Command {
     /// Example: DATABASE_URL=postgres://arbees@localhost/arbees arbees migrate
     Migrate,
     /// The tables: build them anew, look at messages that were put aside.
+    ///
+    /// Example: arbees projections rebuild
     Projections {
         #[command(subcommand)]
         what: Projections,
