@@ -11,7 +11,7 @@ help:
 	@echo "make test                                all tests, on real servers started privately"
 	@echo "make check                               what CI runs: format, clippy, deny, tests"
 	@echo "make sim [SEEDS=100000]                  the whole plane simulated, seed by seed"
-	@echo "make chaos [KILLS=100]                   shards, leaders and servers killed on real processes"
+	@echo "make chaos [KILLS=100 LEADER_KILLS=20]   shards, leaders and servers killed on real processes"
 	@echo "make planted                             known bugs put in: the simulation must catch each"
 	@echo "make bench                               our figures beside the raw limits below them"
 
@@ -42,11 +42,10 @@ sim:
 	$(CARGO) build --release --locked -p arbees-testkit --bin arbees-sim
 	target/release/arbees-sim 0 $(or $(SEEDS),2000)
 
-# Everything that is broken on purpose, at length: a hundred shards killed, twenty leaders while games move, and each server that
-# the programs stand on; a line for each row of CHAOS_TESTING.md.
+# At length: a hundred shards killed, twenty leaders while games move, and each server away or its disk full; a line for each.
 chaos:
 	$(CARGO) build --locked --workspace --bins
-	ARBEES_KILLS=$(or $(KILLS),100) ARBEES_LEADER_KILLS=$(or $(LEADER_KILLS),20) ARBEES_POSTGRES_AWAY_SECS=90 \
+	ARBEES_KILLS=$(or $(KILLS),100) ARBEES_LEADER_KILLS=$(or $(LEADER_KILLS),20) ARBEES_POSTGRES_AWAY_SECS=90 ARBEES_FLAPS=30 \
 	  $(CARGO) test --locked --workspace --test e2e -- --nocapture --test-threads=1 \
 	  a_killed_shards a_leader_killed redis_away nats_away postgres_away espn_away disk_full
 

@@ -37,7 +37,7 @@ pub const METRICS: [(&str, Kind, &str); 47] = [
     ("arbees_espn_requests_total", Counter, "requests to ESPN, by league and outcome"),
     ("arbees_events_total", Counter, "events that the leader appended, by type"),
     ("arbees_games_owned", Gauge, "games that a shard has"),
-    ("arbees_games_unwatched", Gauge, "live or due games that no shard has confirmed"),
+    ("arbees_games_unwatched", Gauge, "live or suspended games that no shard has confirmed"),
     ("arbees_games_waiting", Gauge, "games with nowhere to go"),
     ("arbees_handover_seconds", Histogram, "from an assignment to its confirmation"),
     (
@@ -62,7 +62,11 @@ pub const METRICS: [(&str, Kind, &str); 47] = [
     ("arbees_projector_write_seconds", Histogram, "one transaction, by stream"),
     ("arbees_redis_blind_seconds_total", Counter, "time in which subscriptions heard nothing"),
     ("arbees_redis_dropped_total", Counter, "messages from Redis that a slow reader lost"),
-    ("arbees_redis_publish_failures_total", Counter, "messages that Redis did not take"),
+    (
+        "arbees_redis_publish_failures_total",
+        Counter,
+        "commands that Redis did not take, health checks and repeats among them",
+    ),
     ("arbees_redis_reconnects_total", Counter, "subscriptions that came back"),
     ("arbees_redis_subscriptions", Gauge, "subscriptions that stand"),
     ("arbees_services", Gauge, "services, by kind and status"),

@@ -21,14 +21,20 @@ const MEANINGS: [(&str, &str); 70] = [
     ("CUSTOM_WEBHOOK_URL", "a webhook of your own that is told of alerts"),
     ("DATABASE_URL", "the database of the tables"),
     ("DB_HEALTH_ALERT_THRESHOLD", "failed checks in a row before people are told"),
-    ("DB_HEALTH_CHECK_ENABLED", "`false`: the database is not watched"),
+    (
+        "DB_HEALTH_CHECK_ENABLED",
+        "`false`: the database is not watched, and nobody is told of it, of tables that fall behind or of messages put aside",
+    ),
     ("DB_HEALTH_CHECK_INTERVAL_SECS", "seconds between checks of the database"),
-    ("DB_POOL_ACQUIRE_TIMEOUT_SECS", "seconds that a query waits for a connection"),
+    ("DB_POOL_ACQUIRE_TIMEOUT_SECS", "seconds that a writer waits for a connection; the query API waits 3 at most"),
     ("DB_POOL_IDLE_TIMEOUT_SECS", "seconds after which an idle connection is closed"),
-    ("DB_POOL_MAX_CONNECTIONS", "connections at most"),
+    ("DB_POOL_MAX_CONNECTIONS", "connections of the writers at most; the query API has half as many of its own"),
     ("DB_POOL_MAX_LIFETIME_SECS", "seconds after which a connection is replaced"),
     ("DB_POOL_MIN_CONNECTIONS", "connections that are kept open"),
-    ("DB_POOL_PRESET", "other defaults for all `DB_POOL_*`: many connections, or few that are always warm"),
+    (
+        "DB_POOL_PRESET",
+        "other defaults for `DB_POOL_*`: `high_throughput` has 10 to 50 connections and a minute's patience, `low_latency` 20 that are always warm and 2 s",
+    ),
     ("DISCOVERY_INTERVAL_SECS", "seconds between two readings of all scoreboards"),
     ("ESPN_BASE_URL", "another server of scoreboards"),
     ("ESPN_CB_FAILURE_THRESHOLD", "failures in a row after which an endpoint of a league is left alone"),
@@ -72,7 +78,7 @@ const MEANINGS: [(&str, &str); 70] = [
     ("REDIS_RECONNECT_MAX_FAILURES", "failures in a row before it rests"),
     (
         "REDIS_URL",
-        "the bus; with Sentinel `redis+sentinel://host:port,host:port/name`; `rediss://` for TLS, whose authorities are the system's or those of `SSL_CERT_FILE`",
+        "the bus; with Sentinel `redis+sentinel://[user:password@]host[:26379],…/name[/database]`; `rediss://` and `rediss+sentinel://` for TLS. User, password and TLS are for the master: sentinels are asked in the clear. Authorities are the system's, or in their place those of `SSL_CERT_FILE`, which then counts for NATS and HTTPS, too",
     ),
     ("RESYNC_DEBOUNCE_SECS", "how long a restarted Redis-only shard is waited for before it is told its games again"),
     ("RESYNC_RATE_LIMIT_GAMES_PER_SEC", "how fast it is told"),
@@ -82,12 +88,15 @@ const MEANINGS: [(&str, &str); 70] = [
     ("SHARD_TIMEOUT_SECS", "a Redis-only service silent for longer is lost"),
     ("SHARD_TYPE", "what it watches; a `crypto` shard is given no games"),
     ("SLACK_WEBHOOK_URL", "a Slack webhook that is told of alerts"),
-    ("SSL_CERT_FILE", "authorities that are trusted in place of the system's, for TLS to Redis"),
+    (
+        "SSL_CERT_FILE",
+        "authorities that are trusted in place of the system's: for Redis, NATS and HTTPS, so put all of them into it",
+    ),
     ("STREAM_PREFIX", "letters, digits, `-`: keeps deployments on one server apart"),
     ("STREAM_REPLICAS", "copies of streams created here: 1, 3 or 5"),
     (
         "SYSTEM_MONITOR_INTERVAL_SECS",
-        "seconds between two looks at all that a program stands on, as `/healthz` shows it",
+        "seconds between two looks at what a program stands on, as `/healthz` shows it; the database has an interval of its own",
     ),
     (
         "TWILIO_ACCOUNT_SID",
@@ -127,5 +136,6 @@ pub fn say_unused(asked: &Asked) {
 /// What each program reads whatever it is.
 pub fn read_common<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) {
     env.one_of("LOG_FORMAT", "text", &["text", "json"]);
-    env.text_or("RUST_LOG", "info");
+    env.text_or("RUST_LOG", "info,async_nats=off,sqlx=warn");
+    env.text("SSL_CERT_FILE");
 }

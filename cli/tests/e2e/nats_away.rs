@@ -17,7 +17,7 @@ use crate::faults::doubled_seconds;
 use crate::plane::{PATIENCE, Plane, binaries, confirmed, connect_to, is, leader_may_judge, moves, owner, row};
 
 /// What a log that is away makes programs say.
-const SAID: [&str; 11] = [
+const SAID: [&str; 12] = [
     "tail",
     "nats",
     "not acting",
@@ -29,6 +29,8 @@ const SAID: [&str; 11] = [
     "office",
     "interrupted",
     "poll",
+    // What a shard still says whose games were moved is dropped, and counted.
+    "older epoch",
 ];
 
 /// Each sequence from 1 on, once and in order, as a tail that runs through all of it hears them, up to the one it is told.

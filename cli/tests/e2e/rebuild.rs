@@ -155,7 +155,8 @@ async fn what_was_put_aside_is_listed_shown_and_tried_again() {
     let nats = async_nats::connect(plane.nats.url()).await.unwrap();
     let subject = plane.log.names().game_state(&"nfl-1".parse().unwrap());
     nats.publish(subject.clone(), "no event".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    let stored = || async { is(plane.log.bounds(GAME_STATES).await.map_err(|e| e.to_string())?.1, 1) };
+    wait::until("it to be stored", PATIENCE, stored).await.unwrap();
     let state = v1::GameStateChanged { game: "nfl-1".into(), shard: "shard_01".into(), epoch: 7, ..Default::default() };
     let producer = v1::Producer { service: "shard".into(), instance: "shard_01".into(), process: "p".into() };
     let event = v1::Event {

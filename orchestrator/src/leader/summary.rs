@@ -110,7 +110,7 @@ impl Desk<'_> {
         set(health, "shards", shards.contains_key(&Status::Healthy), told.join(", "), "no shard is healthy");
         let count = Games::of(state, now_us());
         let told = format!("{} owned, {} waiting, {} unwatched", count.owned, count.waiting, count.unwatched);
-        set(health, "games", count.unwatched == 0, told, "games that are due are watched by nobody");
+        set(health, "games", count.unwatched == 0, told, "games in play are watched by nobody");
         let open = self.open.borrow();
         let lasts = |kind: &str| {
             let is_it = |i: &&String| i.split(':').next() == Some(kind);

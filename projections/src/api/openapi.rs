@@ -54,7 +54,7 @@ const PARAMETERS: [(&str, &str, &str); 14] = [
     ("after", "string", "only what comes after this id: the next_after of the page before"),
     ("all", "boolean", "what is over, too"),
     ("at", "string", "a moment: a sequence, RFC 3339, or a while ago as in 5m"),
-    ("from", "string", "a moment from which on"),
+    ("from", "string", "a moment from which on; of events a sequence"),
     ("id", "string", "a game as nfl-401547417, a shard, or an incident"),
     ("league", "string", "only of this league"),
     ("limit", "integer", "lines at most, 1 to 1000"),
