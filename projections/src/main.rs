@@ -41,6 +41,8 @@ impl Config {
 }
 
 const NAME: &str = "arbees-projector";
+/// How long the database may take to say goodbye.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -79,6 +81,7 @@ async fn run() -> Result<(), Exit> {
         tokio::spawn(async move { ending.run_until_cancelled(futures::future::join(watching, looking)).await });
     projector::run(&log, &pool, &health, &stop).await;
     watcher.abort();
-    pool.close().await;
+    // A database that is away keeps a pool that connects from closing.
+    let _ = tokio::time::timeout(CLOSE_WITHIN, pool.close()).await;
     Ok(())
 }
