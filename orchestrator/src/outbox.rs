@@ -225,6 +225,7 @@ impl Emptying {
                     Some((term, errand)) if term == self.term.load(Ordering::Relaxed) => self.take(errand),
                     Some(_) => {}
                 },
+                // Polled only while there is one: the condition behind it says so, and until then nothing of the block runs.
                 (number, result) = async { sending.as_mut().expect("looked at").await }, if sending.is_some() => {
                     sending = None;
                     self.sent(number, result);

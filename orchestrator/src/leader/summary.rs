@@ -116,7 +116,7 @@ impl Desk<'_> {
             let is_it = |i: &&String| i.split(':').next() == Some(kind);
             open.iter().flatten().filter(is_it).cloned().collect::<Vec<_>>().join(", ")
         };
-        let discovery = [lasts("discovery_failing"), lasts("no_market_discovery")].concat();
+        let discovery = [lasts("discovery_failing"), lasts("no_market_discovery")].join(" ").trim().to_owned();
         set(health, "discovery", discovery.is_empty(), discovery, "an alert about it lasts");
         // This program has no database. Who has one raises an alert when it is away.
         let database = lasts("database_connectivity");
