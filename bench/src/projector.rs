@@ -73,7 +73,7 @@ async fn upserts(pool: &PgPool, rows: u64) -> Result<Duration> {
         // Multiplying by an odd number walks over all keys in no order that an index would like.
         let key = |i: u64| i64::try_from((batch * BATCH + i) * 7_919_993 % 1_000_000 + 1).unwrap_or(1);
         let keys: Vec<i64> = (0..BATCH).map(key).collect();
-        let mut tx = pool.begin().await?;
+        let mut tx = db::begin(pool).await?;
         let sql =
             "INSERT INTO bare SELECT k, s, p, q, a FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],
                    $5::timestamptz[]) AS t (k, s, p, q, a) ON CONFLICT (id) DO UPDATE SET shard = excluded.shard,

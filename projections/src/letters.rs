@@ -1,5 +1,6 @@
 //! Messages as they are: all of CONTROL in the archive, what is no valid event in the dead letters.
 
+use arbees_core::db;
 use arbees_core::log::{GAME_STATES, HEARTBEATS, Stored};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -140,7 +141,7 @@ pub async fn retry(pool: &PgPool, letter: &Letter) -> Result<Retried, sqlx::Erro
         HEARTBEATS => HEARTBEATS,
         _ => return Ok(Retried::NeedsRebuild),
     };
-    let mut tx = pool.begin().await?;
+    let mut tx = db::begin(pool).await?;
     rebuild::keep_tables(&mut tx).await?;
     // The projector of this stream waits meanwhile.
     let hold = "SELECT sequence FROM projection_checkpoints WHERE stream = $1 FOR UPDATE";

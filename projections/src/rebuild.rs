@@ -388,7 +388,7 @@ impl Building {
             let (first, _) = self.log.bounds(self.stream).await?;
             if self.at < to && first > to {
                 // The stream holds nothing more up to there.
-                let mut tx = self.shadow.begin().await?;
+                let mut tx = db::begin(&self.shadow).await?;
                 checkpoint::advance(&mut tx, self.stream, self.at, to).await?;
                 tx.commit().await?;
                 self.at = to;
@@ -426,7 +426,7 @@ impl Building {
         });
         while let Some(messages) = batches.recv().await {
             let (changes, count) = (self.fold.add(&messages), messages.len() as u64);
-            let mut tx = self.shadow.begin().await?;
+            let mut tx = db::begin(&self.shadow).await?;
             self.at = write_batch(&mut tx, self.stream, &Batch { messages, changes }, self.at).await?;
             tx.commit().await?;
             self.applied += count;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use arbees_core::db;
 use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, Log, ReadError};
 use arbees_fleet::{EpochGate, State};
 use serde::Serialize;
@@ -172,7 +173,7 @@ async fn built(pool: &PgPool) -> Result<i64, sqlx::Error> {
 
 async fn read_tables(pool: &PgPool) -> Result<Tables, sqlx::Error> {
     let built = built(pool).await?;
-    let mut tx = pool.begin().await?;
+    let mut tx = db::begin(pool).await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *tx).await?;
     let checkpoint = "SELECT coalesce(max(sequence), 0) FROM projection_checkpoints WHERE stream = $1";
     let control = unsigned(sqlx::query(checkpoint).bind(CONTROL).fetch_one(&mut *tx).await?.get(0));

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use arbees_core::db;
 use arbees_testkit::feed::Sim;
 use arbees_testkit::history::History;
 use arbees_testkit::wait;
@@ -82,7 +83,7 @@ async fn postgres_stopped_while_a_hundred_thousand_events_flow_leaves_exact_tabl
     // A deadlock of the projector's transaction with another one, which the server ends.
     let retries = plane.metric("projector", "arbees_database_retries_total").await;
     let pool = plane.pool().await;
-    let mut other = pool.begin().await.unwrap();
+    let mut other = db::begin(&pool).await.unwrap();
     // Whoever waits for a second looks for deadlocks first; this one never does.
     other.execute("SET LOCAL deadlock_timeout = '10min'").await.unwrap();
     let hold = "SELECT 1 FROM arbees.projection_checkpoints WHERE stream = 'CONTROL' FOR UPDATE";

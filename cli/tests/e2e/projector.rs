@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use arbees_core::db;
 use arbees_core::log::CONTROL;
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Now;
@@ -83,7 +84,7 @@ async fn a_kill_between_rows_and_checkpoint_leaves_neither() {
     }
     plane.verified().await;
     let pool = plane.pool().await;
-    let mut held = pool.begin().await.unwrap();
+    let mut held = db::begin(&pool).await.unwrap();
     let hold = "SELECT sequence FROM arbees.projection_checkpoints WHERE stream = 'CONTROL' FOR UPDATE";
     let before: i64 = sqlx::query(hold).fetch_one(&mut *held).await.unwrap().get(0);
     let (expected, events) = history.turn();

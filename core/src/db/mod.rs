@@ -5,8 +5,8 @@ mod retry;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
 
 pub use migrate::{migrate, migrate_in};
 pub use retry::{DatabaseFailure, is_retryable, policy as retry_policy, retrying};
@@ -23,6 +23,19 @@ pub const SCHEMA: &str = "arbees";
 pub fn options(url: &str, schema: &str) -> Result<PgConnectOptions, sqlx::Error> {
     crate::install_tls();
     Ok(url.parse::<PgConnectOptions>()?.options([("search_path", schema)]))
+}
+
+/// Begins a transaction that is rolled back whenever whoever asked for it is dropped, also while it begins: `Pool::begin` then
+/// gives back a connection that has begun and does not know it (sqlx 0.9.0), and the statements of the next one to take it are
+/// never committed. Here it begins in a task of its own, which nobody drops.
+///
+/// # Errors
+/// When the database does not answer, or the pool has no connection in time.
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    #[expect(clippy::disallowed_methods, reason = "this is what is to be used in its place")]
+    let beginning = tokio::spawn(async move { pool.begin().await });
+    beginning.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
 }
 
 /// How to reach the database, and how many connections to keep.
