@@ -42,17 +42,17 @@ fn local(at_us: i64) -> Option<DateTime<Local>> {
     Local.timestamp_micros(at_us).single()
 }
 
-/// A moment of this year, in local time.
-fn clock(at_us: i64) -> String {
+/// A moment of this year, in local time, without the year.
+pub fn clock(at_us: i64) -> String {
     local(at_us).map_or_else(|| "-".to_owned(), |t| t.format("%m-%d %H:%M:%S%.3f").to_string())
 }
 
-fn whole(at_us: i64) -> String {
+pub fn whole(at_us: i64) -> String {
     local(at_us).map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(SecondsFormat::Millis, false))
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn seconds(us: i64) -> String {
+pub fn seconds(us: i64) -> String {
     if us.abs() < 1_000_000 { format!("{} ms", us / 1_000) } else { format!("{:.1} s", us as f64 / 1e6) }
 }
 

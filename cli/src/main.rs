@@ -10,6 +10,7 @@ mod show;
 mod table;
 mod up;
 mod verify;
+mod what_if;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -222,6 +223,27 @@ enum Command {
         #[command(flatten)]
         past: Past,
     },
+    /// What other settings would have done, beside what happened: moves, losses, seconds unwatched, alerts.
+    ///
+    /// Recorded heartbeats, slates and operators' words are replayed through the leader's own mind. It covers the time for which
+    /// heartbeats are kept. FILE has lines of NAME=VALUE, with the names of the variables that decisions go by; what it leaves
+    /// out is as in this shell.
+    ///
+    /// Example: echo LEASE_TTL_MS=5000 > slower && arbees what-if --policy slower --from 2h
+    WhatIf {
+        /// Lines of NAME=VALUE, as in BRAKE_SHARE_PCT=80
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "1")]
+        from: Moment,
+        #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
+        to: Moment,
+        /// List every move of all three
+        #[arg(long)]
+        moves: bool,
+        #[command(flatten)]
+        look: Look,
+    },
     /// Whether the promise was kept: seconds that games were watched by nobody or by two, and how fast all was found, moved and
     /// recovered, beside the targets.
     ///
@@ -415,6 +437,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Diff { from, to, past } => audit::diff(from, to, &past).await,
         Command::Replay { which, past } => audit::replay(&which, &past).await,
         Command::Export { which, out, past } => export::run(&which, out.as_deref(), &past).await,
+        Command::WhatIf { policy, from, to, moves, look } => what_if::run(&policy, from, to, moves, &look).await,
         Command::Sla { from, to, past } => audit::sla(from, to, &past).await,
     };
     done.map_err(|error| Exit::Failed(format!("{error:#}")))

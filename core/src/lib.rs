@@ -14,6 +14,7 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod monitor;
+pub mod policy;
 pub mod retry;
 pub mod shutdown;
 pub mod start;

@@ -3,7 +3,7 @@
 use crate::config::{Asked, Env, Variable};
 
 /// Every variable that some program reads, with its meaning.
-const MEANINGS: [(&str, &str); 70] = [
+const MEANINGS: [(&str, &str); 74] = [
     ("ALERT_ESCALATE_SECS", "a critical alert that nobody acknowledged is told again, louder, after so many seconds"),
     ("ALERT_LOG_PATH", "the file of alerts, made with its folder"),
     ("ALERT_RATE_LIMIT_SECS", "the same incident is told again at the earliest after so many seconds"),
@@ -16,6 +16,11 @@ const MEANINGS: [(&str, &str); 70] = [
     ),
     ("ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS", "seconds until such a shard is tried again"),
     ("ASSIGNMENT_CIRCUIT_SUCCESS_THRESHOLD", "assignments it must then take up to be trusted again"),
+    ("BRAKE_HOLD_SECS", "so long the brake lets one game a second go off lost shards, however well the log works"),
+    (
+        "BRAKE_SHARE_PCT",
+        "the brake engages when more than so many in a hundred shards on the log fall silent at once; 100: never",
+    ),
     ("CRITICAL_ALERTS_ENABLED", "`false`: alerts are events in the log, and nobody is told"),
     ("CUSTOM_WEBHOOK_SECRET", "its requests are signed with this, by HMAC-SHA256"),
     ("CUSTOM_WEBHOOK_URL", "a webhook of your own that is told of alerts"),
@@ -35,6 +40,7 @@ const MEANINGS: [(&str, &str); 70] = [
         "DB_POOL_PRESET",
         "other defaults for `DB_POOL_*`: `high_throughput` has 10 to 50 connections and a minute's patience, `low_latency` 20 that are always warm and 2 s",
     ),
+    ("DEGRADED_PATIENCE_SECS", "a shard that is degraded for so long loses its games to others that are not"),
     ("DISCOVERY_INTERVAL_SECS", "seconds between two readings of all scoreboards"),
     ("ESPN_BASE_URL", "another server of scoreboards"),
     ("ESPN_CB_FAILURE_THRESHOLD", "failures in a row after which an endpoint of a league is left alone"),
@@ -71,6 +77,10 @@ const MEANINGS: [(&str, &str); 70] = [
     ("POLL_INTERVAL", "seconds between polls of a league"),
     ("PREGAME_ASSIGN_MINUTES", "a game is assigned so many minutes before its start"),
     ("PREGAME_DISCOVERY_WINDOW_HOURS", "how many hours ahead games are made known"),
+    (
+        "REBALANCE_SHARE_PCT",
+        "games move for evenness when the fullest and the emptiest shard differ by more than so many hundredths of capacity",
+    ),
     ("REDIS_RECONNECT_BASE_DELAY_MS", "how soon a broken subscription is tried again; each try waits twice as long"),
     ("REDIS_RECONNECT_COOLDOWN_SECS", "after too many failures it rests for so many seconds"),
     ("REDIS_RECONNECT_JITTER_PCT", "how far each delay may be off, as a share of it"),

@@ -40,6 +40,16 @@ pub struct Settings {
     pub circuit_successes: u32,
     /// An open breaker is tried after this (`ASSIGNMENT_CIRCUIT_HALF_OPEN_TIMEOUT_SECS`).
     pub circuit_half_open: i64,
+    /// The brake engages when more than so many in a hundred log shards are silent at once (`BRAKE_SHARE_PCT`).
+    pub brake_share: u32,
+    /// It lets one game a second go for this long at first (`BRAKE_HOLD_SECS`): a broken switch or a broker's election has
+    /// passed by then.
+    pub brake_hold: i64,
+    /// A degraded shard keeps its games for this long (`DEGRADED_PATIENCE_SECS`).
+    pub degraded_patience: i64,
+    /// Rebalancing begins when the fullest and the emptiest shard differ by more than so many hundredths of their capacity
+    /// (`REBALANCE_SHARE_PCT`).
+    pub rebalance_share: u32,
     /// Decide and log, and send nothing (`ORCHESTRATOR_MODE=shadow`).
     pub shadow: bool,
 }
@@ -64,6 +74,10 @@ impl Default for Settings {
             circuit_failures: 3,
             circuit_successes: 2,
             circuit_half_open: 30 * SECOND,
+            brake_share: 50,
+            brake_hold: 15 * SECOND,
+            degraded_patience: 10 * SECOND,
+            rebalance_share: 20,
             shadow: false,
         }
     }
@@ -117,8 +131,6 @@ pub const PROBE_GRACE: i64 = 10 * SECOND;
 pub const JUDGE_AGAIN: i64 = SECOND;
 /// A fenced shard that beats and seems not to have been told that it was heard is told again after this.
 pub const READMIT_AGAIN: i64 = 2 * SECOND;
-/// A degraded shard keeps its games for this long.
-pub const DEGRADED_PATIENCE: i64 = 10 * SECOND;
 /// What most failed at once excuses who still fails it for this long after: a breaker rests for a minute before it finds out that all
 /// is well, and not everybody's at the same time.
 pub const COMMON_PATIENCE: i64 = 90 * SECOND;
@@ -128,9 +140,7 @@ pub const SAY_AGAIN: i64 = 10 * SECOND;
 pub const GOOD_BEATS: u32 = 3;
 /// While the brake holds, a game moves off the silent this often: if they are all alive, few are moved for nothing.
 pub const BRAKE_EVERY: i64 = SECOND;
-/// It holds for this long at first: a broken switch or a broker's election has passed by then.
-pub const BRAKE_FOR: i64 = 15 * SECOND;
-/// It is released when no more than half have been silent for this long.
+/// The brake is released when it would not have engaged for this long.
 pub const BRAKE_RELEASE: i64 = 5 * SECOND;
 /// Moves a second in all: a single append takes 1,000 events, and other decisions want to be among them.
 pub const MOVES_PER_SECOND: u32 = 500;
@@ -144,9 +154,7 @@ pub const TWIN_WITHIN: i64 = 60 * SECOND;
 pub const FAILED_FOR: i64 = 600 * SECOND;
 /// Games named in an event about a shard at most, so that it stays far below the largest message.
 pub const MAX_NAMED: usize = 1_000;
-/// Rebalancing begins when the fullest and the emptiest shard differ by more than this share of capacity, in thousandths…
-pub const REBALANCE_SHARE: u32 = 200;
-/// …and by more than this many games.
+/// Rebalancing begins when the fullest and the emptiest shard differ by more than this many games, too.
 pub const REBALANCE_GAMES: u32 = 2;
 /// Games it moves in a minute at most.
 pub const REBALANCE_EVERY: i64 = 12 * SECOND;

@@ -23,3 +23,4 @@ mod restarts;
 mod sentry;
 mod up;
 mod variables;
+mod what_if;

@@ -8,7 +8,7 @@ use arbees_proto::{Payload, ServiceKind, v1};
 use super::alert::Severity;
 use super::health::Heard;
 use super::{Fleet, reason};
-use crate::settings::{BRAKE_EVERY, BRAKE_FOR, BRAKE_RELEASE};
+use crate::settings::{BRAKE_EVERY, BRAKE_RELEASE};
 use crate::state::{Service, ServiceKey};
 
 /// Who fell, and how moves off them are held back. Times are steady.
@@ -47,12 +47,13 @@ impl Fleet {
     pub(super) fn follow_brake(&mut self) {
         let now_us = self.now.steady_us;
         let is_engaged = self.state.brake_since_us.is_some();
-        let keep = if is_engaged { BRAKE_FOR } else { self.settings.lease_ttl };
+        let keep = if is_engaged { self.settings.brake_hold } else { self.settings.lease_ttl };
         let services = &self.state.services;
         let is_still_gone = |key: &ServiceKey| services.get(key).is_some_and(|s| s.status.is_gone());
         self.seen.brake.fell.retain(|key, at| now_us - *at < keep && is_still_gone(key));
         let (silent, of) = self.silent();
-        let too_many = silent.len() >= 2 && 2 * silent.len() > of;
+        let share = usize::try_from(self.settings.brake_share).unwrap_or(usize::MAX);
+        let too_many = silent.len() >= 2 && 100 * silent.len() > share * of;
         let brake = &mut self.seen.brake;
         if is_engaged {
             brake.engaged_us.get_or_insert(now_us);
@@ -65,7 +66,9 @@ impl Fleet {
             let of = u32::try_from(of).unwrap_or(u32::MAX);
             let summary = format!("{} of {of} shards silent at once: their games move slowly", names.len());
             let engaged = v1::BrakeEngaged { kind: ServiceKind::Shard.to_string(), silent: names, of };
-            let why = reason("most fell silent within a lease", "silence is no proof: one game a second for 15 s");
+            let seconds = self.settings.brake_hold / crate::SECOND;
+            let rule = format!("silence is no proof: one game a second for {seconds} s");
+            let why = reason("too many fell silent within a lease", &rule);
             self.emit_fleet(Payload::BrakeEngaged(engaged), why);
             self.seen.brake.engaged_us = Some(now_us);
             self.seen.brake.below_since_us = None;
@@ -78,7 +81,7 @@ impl Fleet {
         let engaged_us = now_us - self.seen.brake.engaged_us.take().unwrap_or(now_us);
         self.seen.brake.below_since_us = None;
         let released = v1::BrakeReleased { kind: ServiceKind::Shard.to_string(), engaged_us };
-        let why = reason("no more than half are silent", "released after 5 s below half");
+        let why = reason("no longer too many are silent", "released after 5 s of that");
         self.emit_fleet(Payload::BrakeReleased(released), why);
         self.settle("brake_engaged", "");
     }
@@ -91,7 +94,7 @@ impl Fleet {
             return true;
         }
         let engaged_us = *self.seen.brake.engaged_us.get_or_insert(now_us);
-        let is_first = now_us - engaged_us < BRAKE_FOR;
+        let is_first = now_us - engaged_us < self.settings.brake_hold;
         let is_trusted = self.seen.log.works_for(now_us, self.settings.log_trust());
         if !is_first && is_trusted {
             // Whoever takes the games beats; nobody else may take one.

@@ -10,6 +10,9 @@ use crate::settings::{GOOD_BEATS, MAX_NAMED, READMIT_AGAIN, REPLACED_WITHIN, SAY
 use crate::silence::{Probe, Silence};
 use crate::state::{Service, ServiceKey, Status};
 
+/// Cause of a loss that is no mere silence.
+pub const CLOSED: &str = "its connection is closed";
+
 /// What was last heard of a service. Times are steady.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {
@@ -276,7 +279,7 @@ impl Fleet {
         let owned = self.owned().filter(|(_, g)| g.owner.as_ref().is_some_and(|o| is_shard && o.shard == key.instance));
         let games: Vec<String> = owned.map(|(id, _)| id.to_string()).take(MAX_NAMED).collect();
         let count = games.len();
-        let proof = if heard.silence.is_proven() { "its connection is closed" } else { "it is silent" };
+        let proof = if heard.silence.is_proven() { CLOSED } else { "it is silent" };
         let lost = v1::ServiceLost {
             kind: key.kind.to_string(),
             instance: key.instance.to_string(),
@@ -319,7 +322,7 @@ impl Status {
         match self {
             Self::Starting => "no games until it reports healthy",
             Self::Healthy => "takes games",
-            Self::Degraded => "no new games, its own move after 10 s of it",
+            Self::Degraded => "no new games, its own move when it lasts",
             Self::Unhealthy => "its games move at once",
             Self::Stopping => "its games are handed over",
             Self::Dead | Self::Recovered | Self::Retired => "",

@@ -27,6 +27,7 @@ use arbees_proto::subject::Names;
 use arbees_proto::{Epoch, EventId, GameId, Payload, Sealed, ShardId, envelope, v1};
 
 pub use beat::Medium;
+pub use health::CLOSED;
 pub use markets::MarketsFound;
 
 pub use crate::silence::Probe;

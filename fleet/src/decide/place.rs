@@ -10,7 +10,7 @@ use super::alert::Severity;
 use super::common;
 use super::{Fleet, reason};
 use crate::placement::{Choice, Place, Refusal, weight_of};
-use crate::settings::{DEGRADED_PATIENCE, MOVES_PER_SECOND, MOVES_PER_TARGET};
+use crate::settings::{MOVES_PER_SECOND, MOVES_PER_TARGET};
 use crate::state::{Circuit, Drain, Game, Owner, Phase, Service, ServiceKey, Status};
 
 /// How many moves there were in the running second. Times are steady.
@@ -82,7 +82,7 @@ impl Why {
             Self::Unhealthy => ("its shard is unhealthy", "moves at once"),
             Self::Stopping => ("its shard stops", "handed over at once"),
             Self::Draining => ("its shard is drained", "an operator's word"),
-            Self::Degraded => ("its shard is degraded", "moves after 10 s of it"),
+            Self::Degraded => ("its shard is degraded", "moves when it lasts"),
             Self::Surplus => ("its shard holds more than it may", "surplus moves"),
             Self::Pinned => ("pinned elsewhere", "an operator's word"),
         }
@@ -214,7 +214,7 @@ impl Fleet {
         }
         let heard = self.seen.services.get(&key);
         let (unwell, is_ill) = (heard.and_then(|h| h.unwell_since_us), heard.is_some_and(|h| !h.good));
-        let is_long = unwell.is_some_and(|at| self.now.steady_us - at >= DEGRADED_PATIENCE);
+        let is_long = unwell.is_some_and(|at| self.now.steady_us - at >= self.settings.degraded_patience);
         match service.status {
             Status::Unhealthy => Some(Why::Unhealthy),
             Status::Degraded | Status::Recovered if is_long && is_ill && !common::is_excused(service, excused) => {

@@ -5,7 +5,7 @@ use arbees_proto::GameId;
 use super::Fleet;
 use super::place::Grounds;
 use crate::placement::{Choice, Place};
-use crate::settings::{REBALANCE_EVERY, REBALANCE_GAMES, REBALANCE_REST, REBALANCE_SHARE};
+use crate::settings::{REBALANCE_EVERY, REBALANCE_GAMES, REBALANCE_REST};
 use crate::state::Status;
 
 impl Fleet {
@@ -23,7 +23,7 @@ impl Fleet {
         else {
             return;
         };
-        let is_uneven = share(fullest) > share(emptiest) + u64::from(REBALANCE_SHARE)
+        let is_uneven = share(fullest) > share(emptiest) + 10 * u64::from(self.settings.rebalance_share)
             && fullest.load > emptiest.load + REBALANCE_GAMES;
         if !is_uneven || !emptiest.has_room() {
             return;

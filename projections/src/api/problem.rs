@@ -34,7 +34,7 @@ impl From<AuditError> for Problem {
     fn from(error: AuditError) -> Self {
         let status = match &error {
             AuditError::Unknown(_) => StatusCode::NOT_FOUND,
-            AuditError::Beyond { .. } | AuditError::Backwards => StatusCode::BAD_REQUEST,
+            AuditError::Beyond { .. } | AuditError::Backwards | AuditError::NoHeartbeats => StatusCode::BAD_REQUEST,
             AuditError::Log(_) | AuditError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
             AuditError::Unreadable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -8,6 +8,7 @@ pub mod moment;
 pub mod sla;
 pub mod source;
 pub mod story;
+pub mod what_if;
 
 use std::ops::ControlFlow;
 
@@ -36,6 +37,8 @@ pub enum AuditError {
     Database(#[from] sqlx::Error),
     #[error("no event has the sequence {asked}: CONTROL ends at {end}")]
     Beyond { asked: u64, end: u64 },
+    #[error("no heartbeats are kept: there is nothing to replay")]
+    NoHeartbeats,
     #[error("the beginning is after the end")]
     Backwards,
     #[error("{0} is not known: no event of CONTROL is about it")]

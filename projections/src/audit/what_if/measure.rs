@@ -1,0 +1,150 @@
+//! For how long games in play were watched by nobody: by the decisions of one history, and the heartbeats that are the same for
+//! all. Looked at five times a second, and counted from when it began.
+
+use std::collections::BTreeMap;
+
+use arbees_fleet::state::{Game, Phase};
+use arbees_fleet::{SECOND, State};
+use arbees_proto::{GameId, ShardId};
+
+/// A shard that beats on the log and has not for this long does not watch: two of its beats are missing.
+pub(super) const SILENT: i64 = 2 * SECOND;
+/// The same for one that beats over Redis.
+const SILENT_ON_REDIS: i64 = 25 * SECOND;
+
+/// When each shard beat last.
+#[derive(Debug, Default)]
+pub(super) struct Beats(BTreeMap<ShardId, (i64, bool)>);
+
+impl Beats {
+    pub fn note(&mut self, shard: ShardId, now_us: i64, on_log: bool) {
+        self.0.insert(shard, (now_us, on_log));
+    }
+
+    /// Since when it has been silent, if it has been for too long.
+    fn silent_since(&self, shard: &ShardId, now_us: i64) -> Option<i64> {
+        let (at_us, on_log) = *self.0.get(shard)?;
+        let limit = if on_log { SILENT } else { SILENT_ON_REDIS };
+        (now_us - at_us > limit).then_some(at_us)
+    }
+}
+
+/// Counts as time goes. Microseconds.
+#[derive(Debug)]
+pub(super) struct Measure {
+    from_us: i64,
+    since_us: BTreeMap<GameId, i64>,
+    totals: BTreeMap<GameId, i64>,
+    longest_us: i64,
+}
+
+impl Measure {
+    pub const fn new(from_us: i64) -> Self {
+        Self { from_us, since_us: BTreeMap::new(), totals: BTreeMap::new(), longest_us: 0 }
+    }
+
+    /// Looks at who watches what.
+    pub fn look(&mut self, now_us: i64, state: &State, beats: &Beats) {
+        for (id, game) in &state.games {
+            match unwatched_since(game, now_us, beats) {
+                Some(since_us) => {
+                    self.since_us.entry(id.clone()).or_insert(since_us.max(self.from_us));
+                }
+                None => self.close(id, now_us),
+            }
+        }
+    }
+
+    fn close(&mut self, id: &GameId, now_us: i64) {
+        if let Some(since_us) = self.since_us.remove(id) {
+            let took_us = (now_us - since_us).max(0);
+            *self.totals.entry(id.clone()).or_default() += took_us;
+            self.longest_us = self.longest_us.max(took_us);
+        }
+    }
+
+    /// What lasts has lasted until now.
+    pub fn end(&mut self, now_us: i64) {
+        let lasting: Vec<GameId> = self.since_us.keys().cloned().collect();
+        lasting.iter().for_each(|id| self.close(id, now_us));
+    }
+
+    pub const fn totals(&self) -> &BTreeMap<GameId, i64> {
+        &self.totals
+    }
+
+    pub const fn longest_us(&self) -> i64 {
+        self.longest_us
+    }
+}
+
+/// Since when nobody watches it, if it is in play and nobody does.
+fn unwatched_since(game: &Game, now_us: i64, beats: &Beats) -> Option<i64> {
+    if game.phase != Phase::Live {
+        return None;
+    }
+    let since_us = match &game.owner {
+        None => Some(game.phase_since_us),
+        Some(owner) => match owner.confirmed_at_us {
+            None => Some(owner.since_us),
+            Some(confirmed_us) => beats.silent_since(&owner.shard, now_us).map(|at_us| at_us.max(confirmed_us)),
+        },
+    };
+    since_us.map(|at_us| at_us.max(game.phase_since_us).min(now_us))
+}
+
+#[cfg(test)]
+mod tests {
+    use arbees_fleet::state::Owner;
+    use arbees_proto::{Epoch, EventId, v1};
+
+    use super::*;
+
+    const S: i64 = SECOND;
+
+    fn with(owner: Option<Owner>) -> State {
+        let id: GameId = "nfl-1".parse().unwrap();
+        let nothing = EventId([0; 16]);
+        let game = Game {
+            info: v1::Game::default(),
+            phase: Phase::Live,
+            phase_since_us: 100 * S,
+            status: String::new(),
+            owner,
+            queued_since_us: None,
+            pin: None,
+            origin: nothing,
+            last_event: nothing,
+            last_sequence: 1,
+        };
+        let mut state = State::default();
+        state.games.insert(id, game);
+        state
+    }
+
+    fn owner(confirmed_at_us: Option<i64>) -> Option<Owner> {
+        let shard: ShardId = "a".parse().unwrap();
+        Some(Owner { shard, epoch: Epoch(1), since_us: 110 * S, confirmed_at_us, markets: None })
+    }
+
+    fn beats(at_us: i64) -> Beats {
+        let mut beats = Beats::default();
+        beats.note("a".parse().unwrap(), at_us, true);
+        beats
+    }
+
+    #[test]
+    fn a_game_is_unwatched_until_its_owner_says_otherwise_and_from_its_owners_last_beat() {
+        let mut measure = Measure::new(0);
+        measure.look(105 * S, &with(None), &beats(105 * S));
+        measure.look(112 * S, &with(owner(None)), &beats(112 * S));
+        measure.look(113 * S, &with(owner(Some(113 * S))), &beats(113 * S));
+        assert_eq!(measure.totals().values().copied().collect::<Vec<_>>(), [13 * S], "since it is in play");
+        measure.look(115 * S, &with(owner(Some(113 * S))), &beats(113 * S));
+        assert!(measure.since_us.is_empty(), "two seconds are no silence");
+        measure.look(116 * S, &with(owner(Some(113 * S))), &beats(113 * S));
+        measure.look(120 * S, &with(owner(Some(113 * S))), &beats(120 * S));
+        measure.end(130 * S);
+        assert_eq!((measure.totals().values().sum::<i64>(), measure.longest_us()), (20 * S, 13 * S));
+    }
+}
