@@ -21,9 +21,9 @@ build:
 up: build
 	$(CARGO) run --quiet --release --locked -p arbees-cli --bin arbees -- up $(ARGS)
 
-# The services are built first: the tests start them as processes of their own.
+# The services are built with the tests, which start them as processes of their own: together, so that nothing is built twice.
 test:
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --bins --tests
 	$(CARGO) test --locked --workspace
 
 check:
@@ -44,7 +44,7 @@ sim:
 
 # At length: a hundred shards killed, twenty leaders while games move, and each server away or its disk full; a line for each.
 chaos:
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --bins --tests
 	ARBEES_KILLS=$(or $(KILLS),100) ARBEES_LEADER_KILLS=$(or $(LEADER_KILLS),20) ARBEES_POSTGRES_AWAY_SECS=90 ARBEES_FLAPS=30 \
 	  $(CARGO) test --locked --workspace --test e2e -- --nocapture --test-threads=1 \
 	  a_killed_shards a_leader_killed redis_away nats_away postgres_away espn_away disk_full

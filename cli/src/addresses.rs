@@ -59,6 +59,11 @@ impl Addresses {
         serde_json::from_slice(&std::fs::read(folder.join(FILE)).ok()?).ok()
     }
 
+    /// Where the dashboard is.
+    pub fn dashboard(&self) -> Option<String> {
+        self.health.get("projector").map(|url| format!("{url}/"))
+    }
+
     /// Takes them away.
     pub fn remove(folder: &Path) {
         // There is nothing to be done about a file that does not go, and its process id tells that it is stale.

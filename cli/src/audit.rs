@@ -66,6 +66,9 @@ fn why(line: &Line) -> String {
 
 /// `arbees explain`
 pub async fn explain(game: &GameId, at: Moment, past: &Past) -> Result<()> {
+    if past.look.csv {
+        bail!("an explanation is no list: --json is for programs");
+    }
     let source = source(past).await?;
     let sequence = sequence_at(&source, at).await?;
     let explained = explain::explain(&source, game, sequence).await?;
@@ -115,7 +118,8 @@ fn print_stint(stint: &Stint) {
         println!("  passed over: {}", all.join(", "));
     }
     for line in &stint.told {
-        println!("  told     {}  {}", clock(line.at_us), line.text);
+        let what = if line.event_type == "AlertDelivered" { "told " } else { "alert" };
+        println!("  {what}    {}  {}", clock(line.at_us), line.text);
     }
 }
 
@@ -372,6 +376,8 @@ fn figures(sla: &Sla) -> Vec<Vec<String>> {
         line("hand-over", spread(sla.handover), "-"),
         line("recovery from a lost shard", spread(sla.recovery), "< 120 s"),
         line("recovered without a hand", percent(sla.automatic.count, sla.automatic.of), "> 95 %"),
+        line("outages that ended", percent(sla.reconnected.count, sla.reconnected.of), "> 99 %"),
+        line("assignments taken up when tried again", percent(sla.retried.count, sla.retried.of), "> 95 %"),
         line("false alarms", percent(sla.false_alarms.count, sla.false_alarms.of), "< 5 %"),
     ]
 }

@@ -30,7 +30,7 @@ use crate::projections::Projections;
 #[derive(Parser, Debug)]
 #[command(
     version,
-    after_help = "Exit codes: 0 well, 1 failed or different, 2 wrong configuration, 3 wrong ground, 4 superseded."
+    after_help = "The projector serves a dashboard, too: `arbees up` and `arbees status` tell where.\n\nExit codes: 0 well, 1 failed or different, 2 wrong configuration, 3 wrong ground, 4 superseded."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -164,7 +164,7 @@ enum Command {
     /// Example: arbees explain nfl-401547417 --at 21:04
     Explain {
         game: GameId,
-        /// With what had happened by then
+        /// With what had happened by then: a sequence, or a time as in 21:04, '2026-11-22 21:04', 2026-11-22T21:04:00Z or 5m (ago)
         #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
         at: Moment,
         #[command(flatten)]
@@ -185,7 +185,7 @@ enum Command {
     ///
     /// Example: arbees state --at '2026-11-22 21:04'
     State {
-        /// A time or a sequence
+        /// A sequence, or a time as in 21:04, '2026-11-22 21:04', 2026-11-22T21:04:00Z or 5m (ago)
         #[arg(long, value_name = "MOMENT", value_parser = moment, default_value = "now")]
         at: Moment,
         #[command(flatten)]

@@ -76,6 +76,9 @@ pub async fn status(look: &Look) -> Result<()> {
     for (name, value) in lines {
         println!("{name:<20} {value:>8}");
     }
+    if let Some(url) = crate::addresses::find(look)?.dashboard() {
+        println!("\ndashboard            {url}");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arbees_core::config::process_env;
 use arbees_core::policy;
 use arbees_projections::audit::Moment;
@@ -28,13 +28,15 @@ pub async fn run(file: &Path, from: Moment, to: Moment, moves: bool, look: &Look
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let around = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
     let (settings, lines) = policy::of_file(&text, around).with_context(|| file.display().to_string())?;
+    if let Some(name) = ["LOG_HEARTBEAT_MS", "HEARTBEAT_INTERVAL_SECS"].into_iter().find(|n| lines.contains_key(*n)) {
+        bail!("{}: {name} cannot be tried: heartbeats come as they were recorded", file.display());
+    }
     let mut env = process_env();
     let as_set = policy::read(&mut env);
     let as_set = env.finish(as_set)?;
     let log = addresses::log(&addresses::find(look)?).await?;
     let is_watched = std::io::stderr().is_terminal();
-    let both = [("as set", as_set), ("with the policy", settings)];
-    let compared = what_if(&log, &both, from, to, |done, of| {
+    let compared = what_if(&log, &as_set, &settings, from, to, |done, of| {
         if is_watched {
             note(&format!("{done} of {of} heartbeats replayed"));
         }

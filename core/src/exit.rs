@@ -42,13 +42,15 @@ impl fmt::Display for Exit {
 #[must_use]
 #[allow(clippy::print_stderr)]
 pub fn report(program: &str, result: Result<(), Exit>) -> ExitCode {
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             eprintln!("{program}: {exit}");
             ExitCode::from(exit.code())
         }
-    }
+    };
+    crate::traces::stop();
+    code
 }
 
 /// An error with all its sources, in one line.

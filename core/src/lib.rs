@@ -20,6 +20,7 @@ pub mod shutdown;
 pub mod start;
 pub mod telemetry;
 pub mod time;
+pub mod traces;
 pub mod variables;
 
 /// Installs the TLS provider that all clients of this process share. Calling it twice is harmless.

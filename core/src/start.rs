@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::health::{self, Health};
 use crate::log::{self, ConnectError, EnsureError, Log};
 use crate::retry::{GaveUp, Policy, retry};
-use crate::{metrics, shutdown, telemetry, variables};
+use crate::{metrics, shutdown, telemetry, traces, variables};
 
 /// Reads what a service is told: its arguments, of which there are hardly any, and its configuration. Starts logging. None when
 /// it was only asked about itself.
@@ -97,6 +97,7 @@ pub async fn begin_with(
     more: Router,
 ) -> Result<(CancellationToken, Health), Exit> {
     let stop = shutdown::on_signal().map_err(|e| Exit::Failed(format!("listening for signals: {e}")))?;
+    traces::start(program).map_err(Exit::Failed)?;
     let more = more.merge(metrics::start(program, &stop).map_err(Exit::Failed)?);
     let health = Health::new(program, parts);
     let bound = health::serve(listen, health.clone(), more, stop.clone()).await;

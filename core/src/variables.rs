@@ -3,7 +3,7 @@
 use crate::config::{Asked, Env, Variable};
 
 /// Every variable that some program reads, with its meaning.
-const MEANINGS: [(&str, &str); 74] = [
+const MEANINGS: [(&str, &str); 75] = [
     ("ALERT_ESCALATE_SECS", "a critical alert that nobody acknowledged is told again, louder, after so many seconds"),
     ("ALERT_LOG_PATH", "the file of alerts, made with its folder"),
     ("ALERT_RATE_LIMIT_SECS", "the same incident is told again at the earliest after so many seconds"),
@@ -72,6 +72,7 @@ const MEANINGS: [(&str, &str); 74] = [
     ("NATS_URL", "the log: one server or several, comma separated"),
     ("OPERATOR_TOKEN", "what operators must know; without it operator verbs are off"),
     ("ORCHESTRATOR_MODE", "`shadow`: decides and logs, sends nothing"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "a collector that takes traces over OTLP and HTTP, as in `http://collector:4318`"),
     ("PAGERDUTY_EVENTS_URL", "another server for Events v2"),
     ("PAGERDUTY_ROUTING_KEY", "PagerDuty is told of alerts under this key"),
     ("POLL_INTERVAL", "seconds between polls of a league"),
@@ -146,6 +147,7 @@ pub fn say_unused(asked: &Asked) {
 /// What each program reads whatever it is.
 pub fn read_common<F: Fn(&str) -> Option<String>>(env: &mut Env<F>) {
     env.one_of("LOG_FORMAT", "text", &["text", "json"]);
+    env.url_if_set(crate::traces::ENDPOINT, &["http://", "https://"]);
     env.text_or("RUST_LOG", "info,async_nats=off,sqlx=warn");
     env.text("SSL_CERT_FILE");
 }

@@ -125,7 +125,8 @@ async fn whoever_is_dropped_while_it_begins_leaves_no_transaction_behind() {
     };
     wait::until("every connection to be back", PATIENCE, back).await.unwrap();
     println!("160 asked to begin, {given_up} of them were dropped meanwhile");
-    assert!(given_up >= 80, "whoever waits for less than 40 ms cannot have begun");
+    // 128 of them waited for less than 80 ms, and cannot have begun.
+    assert!(given_up >= 128, "only {given_up}");
     assert_eq!(in_transaction(&watching).await, 0);
 }
 

@@ -10,6 +10,12 @@ pub struct Echo {
 }
 
 impl Echo {
+    /// A medium that has worked for ever, up to `now_us`.
+    #[must_use]
+    pub const fn trusted(now_us: i64) -> Self {
+        Self { last_us: Some(now_us), since_us: i64::MIN / 2 }
+    }
+
     /// The own word came back.
     pub fn heard(&mut self, now_us: i64) {
         if !self.is_fresh(now_us) {

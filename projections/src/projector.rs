@@ -13,6 +13,7 @@ use arbees_core::log::{ALERTS, CONTROL, GAME_STATES, HEARTBEATS, Log, ReadError,
 use arbees_core::metrics::{figure, gauge, histogram};
 use arbees_core::retry::{GaveUp, Policy};
 use arbees_core::time::now_us;
+use arbees_core::traces;
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -169,6 +170,9 @@ impl Projection<'_> {
             let stored_at_ns = batch.messages.last().map_or(0, |m| m.stored_at_ns);
             self.progress.stored_at_ns.store(stored_at_ns, Ordering::Relaxed);
             self.progress.at.store(at, Ordering::Relaxed);
+            if self.stream == CONTROL {
+                batch.messages.iter().for_each(|m| traces::took("project", m, "projector"));
+            }
             self.health.ok(self.stream);
             delays.reset();
             if std::mem::take(is_away) {

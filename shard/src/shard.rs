@@ -13,7 +13,7 @@ use arbees_core::monitor;
 use arbees_core::retry::{Policy, retry};
 use arbees_core::shutdown::spawn;
 use arbees_core::time::{micros, now_us, steady_us};
-use arbees_core::{alerts, bus::contract};
+use arbees_core::{alerts, bus::contract, traces};
 use arbees_fleet::lease::Step;
 use arbees_fleet::{Lease, Watcher, checks};
 use arbees_proto::{Epoch, GameId, League, ServiceKind, v1};
@@ -291,6 +291,7 @@ impl Shard {
             Ok(event) => {
                 if let Some(change) = self.watcher.follow(stored.sequence, &event) {
                     tracing::info!(sequence = stored.sequence, ?change, "game set changed");
+                    traces::took("watch", stored, self.config.shard.as_str());
                 }
             }
             Err(error) => tracing::warn!(sequence = stored.sequence, %error, "message of CONTROL skipped"),

@@ -1,4 +1,4 @@
-//! Somebody who takes alerts over HTTP: Slack, PagerDuty, Twilio or a webhook of one's own, as a test wants it.
+//! Somebody who takes alerts over HTTP: Slack, PagerDuty, Twilio or a webhook of one's own, as a test wants it; or traces.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,8 @@ pub struct Received {
     pub at: Instant,
     pub path: String,
     pub headers: HeaderMap,
+    pub bytes: Bytes,
+    /// As text.
     pub body: String,
 }
 
@@ -81,8 +84,9 @@ impl Receiver {
     }
 }
 
-async fn take(State(book): State<Book>, uri: Uri, headers: HeaderMap, body: String) -> Response {
-    let received = Received { at: Instant::now(), path: uri.path().to_owned(), headers, body };
+async fn take(State(book): State<Book>, uri: Uri, headers: HeaderMap, bytes: Bytes) -> Response {
+    let body = String::from_utf8_lossy(&bytes).into_owned();
+    let received = Received { at: Instant::now(), path: uri.path().to_owned(), headers, bytes, body };
     book.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
     let mood = *book.mood.lock().unwrap_or_else(PoisonError::into_inner);
     match mood {

@@ -46,8 +46,9 @@ pub async fn run(args: Up) -> Result<()> {
         Some(Err(error)) => Err(error),
         Some(Ok(addresses)) => {
             screen.line(&format!(
-                "ready in {:.1} s; look around with `arbees status`, `games`, `shards`, `verify`",
-                begun.elapsed().as_secs_f64()
+                "ready in {:.1} s; look around with `arbees status`, `games`, `shards`, `explain`{}",
+                begun.elapsed().as_secs_f64(),
+                addresses.dashboard().map(|url| format!(", or at {url}")).unwrap_or_default()
             ));
             tokio::select! {
                 result = watch(&mut children, &addresses, &screen, args.limit) => result,

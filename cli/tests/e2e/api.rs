@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::plane::{PATIENCE, Plane, busiest, confirmed, games_of, is, moved};
 
 /// A projector whose API needs this token.
-async fn plane(name: &str, games: usize) -> (Plane, String) {
+pub async fn plane(name: &str, games: usize) -> (Plane, String) {
     let mut plane = Plane::new(name, Sim::all_live(60.0, games, 24 * 60)).await;
     plane.settings.insert("API_READ_TOKEN".into(), "secret".into());
     plane.settings.insert("MAX_GAMES".into(), "30".into());
@@ -19,7 +19,7 @@ async fn plane(name: &str, games: usize) -> (Plane, String) {
     (plane, url)
 }
 
-async fn get(url: &str, path: &str) -> Response {
+pub async fn get(url: &str, path: &str) -> Response {
     arbees_core::install_tls();
     Client::new().get(format!("{url}{path}")).bearer_auth("secret").send().await.unwrap()
 }
@@ -153,121 +153,4 @@ async fn the_api_answers_what_is_and_was_so_in_pages_with_tags_and_clear_refusal
     };
     arbees_testkit::wait::until("the tables to be back", PATIENCE, back).await.unwrap();
     plane.stop(&["ALERT", "shard_lost", "nats", "projection interrupted", "database", "acquired connection"]).await;
-}
-
-/// A browser driven over WebDriver (W3C), where this machine has one.
-struct Browser {
-    driver: tokio::process::Child,
-    session: String,
-}
-
-impl Browser {
-    async fn start(folder: &std::path::Path) -> Option<Self> {
-        arbees_core::install_tls();
-        let port = arbees_testkit::servers::PortLease::take().unwrap();
-        let mut command = tokio::process::Command::new("chromedriver");
-        command.arg(format!("--port={}", port.port())).kill_on_drop(true);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        let Ok(driver) = command.spawn() else {
-            println!("NO BROWSER on this machine (chromium, chromium-driver): the dashboard was not drawn");
-            return None;
-        };
-        let url = format!("http://127.0.0.1:{}", port.port());
-        let ready = || async { Client::new().get(format!("{url}/status")).send().await.map_err(|e| e.to_string()) };
-        arbees_testkit::wait::until("the driver", PATIENCE, ready).await.unwrap();
-        let mut args: Vec<String> = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"]
-            .into_iter()
-            .chain(["disable-background-networking", "disable-component-update", "disable-sync"])
-            .map(|flag| format!("--{flag}"))
-            .collect();
-        args.push(format!("--user-data-dir={}", folder.display()));
-        let wanted = serde_json::json!({
-            "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": args } } }
-        });
-        let begun = Client::new().post(format!("{url}/session")).json(&wanted).send().await.unwrap();
-        let begun: Value = begun.json().await.unwrap();
-        let id = begun["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("{begun}"));
-        Some(Self { driver, session: format!("{url}/session/{id}") })
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        let answer = Client::new().post(format!("{}{path}", self.session)).json(&body).send().await.unwrap();
-        answer.json::<Value>().await.unwrap()["value"].clone()
-    }
-
-    async fn open(&self, url: &str) {
-        self.post("/url", serde_json::json!({ "url": url })).await;
-    }
-
-    /// What the script returns.
-    async fn run(&self, script: &str) -> Value {
-        self.post("/execute/sync", serde_json::json!({ "script": script, "args": [] })).await
-    }
-
-    /// Waits until the page says so.
-    async fn shows(&self, what: &str, text: &str) {
-        let probe = || async {
-            let page = self.run("return document.body.innerText").await;
-            if page.as_str().is_some_and(|p| p.contains(text)) { Ok(()) } else { Err(page.to_string()) }
-        };
-        arbees_testkit::wait::until(what, PATIENCE, probe).await.unwrap();
-    }
-
-    async fn close(mut self) {
-        Client::new().delete(&self.session).send().await.unwrap();
-        self.driver.kill().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn the_dashboard_shows_what_is_what_happens_why_and_what_was() {
-    let (mut plane, url) = plane("dashboard", 12).await;
-    let Some(browser) = Browser::start(&plane.scratch.path().join("browser")).await else {
-        return plane.stop(&[]).await;
-    };
-    browser.open(&format!("{url}/?token=secret")).await;
-    let state = plane.state().await;
-    let lost = busiest(&state);
-    let game = games_of(&state, &lost).into_iter().next().unwrap();
-    browser.shows("the services", &format!("shard/{lost}")).await;
-    browser.shows("a game", &game).await;
-    browser.shows("live events", "live").await;
-    crate::plane::leader_may_judge().await;
-    let before_us = arbees_core::time::now_us();
-    let its = games_of(&state, &lost);
-    plane.programs.process(&lost).unwrap().kill().await;
-    plane.until("the games to be elsewhere", |s| moved(s, &its, &lost)).await;
-    browser.shows("the move as it happens", &format!("{game} moves from {lost}")).await;
-    browser.shows("the alert", &format!("shard_lost:{lost}")).await;
-    let why = format!("[...document.querySelectorAll('#games button')].find(b => b.textContent === '{game}').click()");
-    browser.run(&why).await;
-    browser.shows("the reason", "because").await;
-    browser.shows("the reason", &format!("moved from {lost}")).await;
-    // The past: the shard is well again there.
-    browser.run(&format!("showPast({before_us})")).await;
-    browser.shows("that it is the past", "What was so at").await;
-    let status = "return [...document.querySelectorAll('#services tbody tr')].map(r => r.innerText).join('|')";
-    let was = browser.run(status).await;
-    let was = was.as_str().unwrap();
-    assert!(was.contains(&lost) && was.contains("healthy") && !was.contains("dead"), "{was}");
-    browser.run("document.getElementById('now').click()").await;
-    browser.shows("now again", "dead").await;
-    // The page outlives the server that it is served by.
-    let port = url.rsplit(':').next().unwrap().to_owned();
-    plane.programs.process("projector").unwrap().kill().await;
-    let mut again = tokio::process::Command::new(crate::plane::programs_folder().join("arbees-projector"));
-    again.envs(&plane.settings).env("HTTP_LISTEN", format!("127.0.0.1:{port}")).kill_on_drop(true);
-    let _again = again.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let fault = "return document.getElementById('fault').className + document.getElementById('link').textContent";
-    let back = || async {
-        let page = browser.run(fault).await;
-        if page == "live" && get(&url, "/v1/status").await.status() == StatusCode::OK {
-            Ok(())
-        } else {
-            Err(page.to_string())
-        }
-    };
-    arbees_testkit::wait::until("the page to go on", PATIENCE, back).await.unwrap();
-    browser.close().await;
-    plane.stop(&["ALERT", "shard_lost", "nats"]).await;
 }

@@ -79,7 +79,7 @@ async fn every_move_is_explained_by_what_was_done_and_every_moment_is_as_it_was(
     let whole = || async {
         let (code, text) = plane.arbees(&["explain", game]).await;
         let parts =
-            ["its shard is lost", "shard shard_01 is lost after", "candidates, best first", "told on file (raised)"];
+            ["its shard is lost", "shard shard_01 is lost after", "candidates, best first", "told by file (raised)"];
         if code == Some(0) && parts.iter().all(|part| text.contains(part)) { Ok(()) } else { Err(text) }
     };
     // People are told a second after: others may belong to it.

@@ -3,6 +3,7 @@
 mod alerts;
 mod api;
 mod audit;
+mod dashboard;
 mod disk_full;
 mod espn_away;
 mod faults;
@@ -21,6 +22,7 @@ mod redis;
 mod redis_away;
 mod restarts;
 mod sentry;
+mod traces;
 mod up;
 mod variables;
 mod what_if;

@@ -5,6 +5,7 @@ mod retry;
 
 use std::time::Duration;
 
+use sqlx::pool::MaybePoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 
@@ -32,9 +33,9 @@ pub fn options(url: &str, schema: &str) -> Result<PgConnectOptions, sqlx::Error>
 /// # Errors
 /// When the database does not answer, or the pool has no connection in time.
 pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let pool = pool.clone();
-    #[expect(clippy::disallowed_methods, reason = "this is what is to be used in its place")]
-    let beginning = tokio::spawn(async move { pool.begin().await });
+    // To wait for a connection may be given up at any moment.
+    let connection = pool.acquire().await?;
+    let beginning = tokio::spawn(Transaction::begin(MaybePoolConnection::PoolConnection(connection), None));
     beginning.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
 }
 

@@ -1,5 +1,6 @@
 //! The conditional append, driven over the wire. What to do next is the protocol's word (`arbees_fleet::append`).
 
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use arbees_fleet::append::{Append, Heard, Outcome, Step};
@@ -10,9 +11,10 @@ use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiError, NO_MESSAGE};
-use super::{CONTROL, Log};
+use super::{CONTROL, Log, Stored};
 use crate::metrics::figure;
 use crate::retry::Policy;
+use crate::traces::{self, Place};
 
 /// Headers of an atomic batch (NATS ADR-50).
 const BATCH_ID: &str = "Nats-Batch-Id";
@@ -47,20 +49,26 @@ impl Log {
         if events.is_empty() {
             return Err(AppendError::Empty);
         }
+        let places = self.place(events);
         let (mut append, mut step) = Append::new(expected, events.iter().map(|e| e.id).collect());
         let mut delays = Policy::patient().delays();
         let mut waited = false;
         loop {
             let asking = async {
                 match &step {
-                    Step::Send { expected } => Ok(self.send(*expected, events).await),
+                    Step::Send { expected } => Ok(self.send(*expected, events, &places).await),
                     Step::ReadBack { from, count } => Ok(self.read_ids(*from, *count).await),
                     Step::Done(outcome) => Err(outcome.clone()),
                 }
             };
             let heard = match cancel.run_until_cancelled(asking).await {
                 None => return Err(AppendError::Canceled),
-                Some(Err(outcome)) => return Ok(outcome),
+                Some(Err(outcome)) => {
+                    if matches!(outcome, Outcome::Stored { .. }) {
+                        events.iter().zip(&places).for_each(|(e, p)| traces::sent(&e.event, p.own, p.parent));
+                    }
+                    return Ok(outcome);
+                }
                 Some(Ok(heard)) => heard,
             };
             if heard == Heard::Read(Vec::new()) {
@@ -89,15 +97,15 @@ impl Log {
         }
     }
 
-    async fn send(&self, expected: u64, events: &[Sealed]) -> Heard {
+    async fn send(&self, expected: u64, events: &[Sealed], places: &[Placed]) -> Heard {
         let sent = Instant::now();
-        let result = match events {
-            [only] => {
-                let mut headers = headers_of(only);
+        let result = match (events, places) {
+            ([only], [place]) => {
+                let mut headers = headers_of(only, place);
                 headers.insert(EXPECTED_LAST, expected.to_string());
                 self.publish_acked(only.subject.clone(), headers, only.payload.clone()).await
             }
-            _ => self.send_batch(expected, events).await,
+            _ => self.send_batch(expected, events, places).await,
         };
         match result {
             Ok(last_sequence) => {
@@ -113,10 +121,10 @@ impl Log {
         }
     }
 
-    async fn send_batch(&self, expected: u64, events: &[Sealed]) -> Result<u64, ApiError> {
+    async fn send_batch(&self, expected: u64, events: &[Sealed], places: &[Placed]) -> Result<u64, ApiError> {
         let batch = uuid::Uuid::new_v4().simple().to_string();
-        for (index, event) in events.iter().enumerate() {
-            let mut headers = headers_of(event);
+        for (index, (event, place)) in events.iter().zip(places).enumerate() {
+            let mut headers = headers_of(event, place);
             headers.insert(BATCH_ID, batch.as_str());
             headers.insert(BATCH_SEQUENCE, (index + 1).to_string());
             if index == 0 {
@@ -156,12 +164,39 @@ impl Log {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER_TYPE, event.payload.as_ref().map_or("", arbees_proto::subject::type_name));
         headers.insert(MESSAGE_ID, message_id);
-        self.publish_acked(subject, headers, event.encode_to_vec().into()).await
+        let place = traces::place_of(event);
+        if let Some(place) = place {
+            headers.insert(traces::HEADER, place.to_header());
+        }
+        let sequence = self.publish_acked(subject, headers, event.encode_to_vec().into()).await?;
+        if let Some(place) = place {
+            traces::sent(event, place, None);
+        }
+        Ok(sequence)
+    }
+
+    /// Notes where an event of another leader stands in its trace, so that what follows from it goes on there.
+    pub fn remember_trace(&self, stored: &Stored) {
+        if let (Some(id), Some(place)) = (stored.id(), Place::parse(stored.header(traces::HEADER))) {
+            self.traced.lock().unwrap_or_else(PoisonError::into_inner).remember(id, place);
+        }
+    }
+
+    fn place(&self, events: &[Sealed]) -> Vec<Placed> {
+        let mut traced = self.traced.lock().unwrap_or_else(PoisonError::into_inner);
+        events.iter().map(|e| Placed { parent: traced.parent(e), own: traced.place(e) }).collect()
     }
 }
 
-fn headers_of(event: &Sealed) -> HeaderMap {
+/// Where a decision and its cause stand in their trace.
+struct Placed {
+    own: Place,
+    parent: Option<Place>,
+}
+
+fn headers_of(event: &Sealed, place: &Placed) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    headers.insert(traces::HEADER, place.own.to_header());
     headers.insert(MESSAGE_ID, event.id.to_string());
     headers.insert(HEADER_TYPE, event.event_type);
     if let Some(hash) = &event.hash {

@@ -13,6 +13,7 @@ use prost::Message as _;
 
 use super::{HEARTBEATS, Log, ReadError, Stored};
 use crate::time::now_us;
+use crate::traces;
 
 const EXPECTED_LAST_ON_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -50,8 +51,17 @@ impl Log {
         headers.insert(HEADER_TYPE, event.payload.as_ref().map_or("", subject::type_name));
         headers.insert(MESSAGE_ID, message_id);
         headers.insert(EXPECTED_LAST_ON_SUBJECT, expected.to_string());
+        let place = traces::place_of(event);
+        if let Some(place) = place {
+            headers.insert(traces::HEADER, place.to_header());
+        }
         match self.publish_acked(subject, headers, event.encode_to_vec().into()).await {
-            Ok(sequence) => Beaten::Stored { sequence },
+            Ok(sequence) => {
+                if let Some(place) = place {
+                    traces::sent(event, place, None);
+                }
+                Beaten::Stored { sequence }
+            }
             Err(error) if error.has_code(CONFLICT) || error.has_code(CONFLICT_IN_FLIGHT) => Beaten::Refused,
             // A server that is full or ill: nothing is known of what stands there.
             Err(_) => Beaten::Unknown,

@@ -1,5 +1,6 @@
 //! Connecting: tries until the server is there, and refuses one that is too old.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -54,7 +55,7 @@ pub async fn connect(program: &str, config: &LogConfig, cancel: &CancellationTok
     if parse_version(&found).is_none_or(|v| v < MIN_SERVER) {
         return Err(ConnectError::TooOld { found });
     }
-    Ok(Log { client, names: config.names.clone(), replicas: config.replicas, breaks })
+    Ok(Log { client, names: config.names.clone(), replicas: config.replicas, breaks, traced: Arc::default() })
 }
 
 async fn connect_once(

@@ -30,7 +30,11 @@ pub use stored::Stored;
 pub use streams::{ALERTS, CONTROL, EnsureError, GAME_STATES, HEARTBEATS};
 pub use tail::Tail;
 
+use std::sync::{Arc, Mutex};
+
 use arbees_proto::subject::Names;
+
+use crate::traces::Recent;
 
 /// A connection to the log. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Log {
     replicas: u32,
     /// Counts lost connections: whoever waits for an answer then need not wait any longer.
     breaks: tokio::sync::watch::Receiver<u64>,
+    /// Where the newest decisions of this process stand in their traces.
+    traced: Arc<Mutex<Recent>>,
 }
 
 impl Log {

@@ -108,6 +108,18 @@ impl Log {
         self.get_by(base, &json!({ "seq": sequence })).await
     }
 
+    /// The first message at `sequence` or after it, from the stream's leader; none when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn first_from(&self, base: &str, sequence: u64) -> Result<Option<Stored>, ReadError> {
+        match self.get_by(base, &json!({ "seq": sequence, "next_by_subj": ">" })).await {
+            Ok(stored) => Ok(Some(stored)),
+            Err(error) if error.has_code(NO_MESSAGE) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The last message on `subject`; none when there is none.
     ///
     /// # Errors

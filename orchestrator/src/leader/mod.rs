@@ -250,6 +250,7 @@ impl Desk<'_> {
                         tail = self.log.tail(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1);
                         continue;
                     };
+                    self.log.remember_trace(&stored);
                     if let Err(skip) = self.fleet.follow(&stored.entry()) {
                         tracing::error!(sequence = stored.sequence, %skip, "message of CONTROL is no valid event");
                         if skip == Skip::Unchained {
@@ -290,6 +291,7 @@ impl Desk<'_> {
         let (_, end) = self.log.bounds(CONTROL).await?;
         let mut reader = self.log.read(CONTROL, Vec::new(), self.fleet.state().head.sequence + 1, end).await?;
         while let Some(stored) = reader.next().await? {
+            self.log.remember_trace(&stored);
             // What else is no valid event was told by the standby, or is by `verify`.
             if self.fleet.follow(&stored.entry()) == Err(Skip::Unchained) {
                 return Ok(Some(Ended::FoldAnew));

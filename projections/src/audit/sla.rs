@@ -13,6 +13,9 @@ use serde::Serialize;
 /// A loss of which all games are watched elsewhere within this has recovered by itself.
 const RECOVERED_WITHIN: i64 = 120_000_000;
 
+/// Kinds of incidents in which something that all stand on is away.
+const AWAY: [&str; 4] = ["redis_connectivity", "database_connectivity", "log_unavailable", "external_dependency"];
+
 /// How it went with one game. Times in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct GameSla {
@@ -52,6 +55,10 @@ pub struct Sla {
     pub recovery: Spread,
     /// Lost shards whose games were all watched again within two minutes, and nobody's hand in it.
     pub automatic: Rate,
+    /// Outages of Redis, the database, the log or ESPN that were told of, and of which the end was told, too.
+    pub reconnected: Rate,
+    /// Assignments that were not taken up at first, and were when they were tried again.
+    pub retried: Rate,
     /// Incidents that somebody called a false alarm.
     pub false_alarms: Rate,
 }
@@ -150,6 +157,12 @@ pub struct Counter {
     /// Incidents that last, and whether somebody called them false alarms.
     alerts: BTreeMap<String, bool>,
     false_alarms: Rate,
+    /// Outages that last.
+    away: BTreeSet<String>,
+    reconnected: Rate,
+    /// Games that were not taken up, and are tried again.
+    failed: BTreeSet<String>,
+    retried: Rate,
     moved_by_hand: BTreeSet<String>,
     from_us: Option<i64>,
 }
@@ -201,8 +214,10 @@ impl Counter {
                     self.watch(&id).was_confirmed = true;
                     self.watch(&id).watch(at);
                     self.found(&id, at);
+                    self.retried.count += u64::from(self.failed.remove(&id));
                 }
             }
+            Some(Payload::AssignmentFailed(e)) => self.retried.of += u64::from(self.failed.insert(e.game.clone())),
             Some(Payload::ServiceLost(e)) if e.kind == "shard" => self.lost(&e.instance, at - e.silent_us),
             Some(Payload::ServiceStatusChanged(e)) if e.kind == "shard" && e.to == "retired" => {
                 self.lost(&e.instance, at);
@@ -219,6 +234,8 @@ impl Counter {
     pub fn begin(&mut self, at_us: i64) {
         self.from_us = Some(at_us);
         (self.recovered_us, self.automatic, self.false_alarms) = (Vec::new(), Rate::default(), Rate::default());
+        (self.retried, self.reconnected) = (Rate::default(), Rate::default());
+        self.failed.clear();
         self.losses.clear();
         for (id, watch) in &mut self.watches {
             watch.sla = GameSla { game: id.clone(), ..GameSla::default() };
@@ -248,13 +265,18 @@ impl Counter {
     pub fn alert(&mut self, event: &v1::Event) {
         match &event.payload {
             Some(Payload::AlertRaised(e)) => {
+                let is_away = AWAY.contains(&e.kind.as_str());
+                self.reconnected.of += u64::from(is_away && self.away.insert(e.incident.clone()));
                 let raised = &mut self.false_alarms.of;
                 self.alerts.entry(e.incident.clone()).or_insert_with(|| {
                     *raised += 1;
                     false
                 });
             }
-            Some(Payload::AlertResolved(e)) => drop(self.alerts.remove(&e.incident)),
+            Some(Payload::AlertResolved(e)) => {
+                self.alerts.remove(&e.incident);
+                self.reconnected.count += u64::from(self.away.remove(&e.incident));
+            }
             Some(Payload::AlertAcknowledged(e)) if e.false_alarm => {
                 let is_known =
                     self.alerts.get_mut(&e.incident).is_none_or(|is_false| std::mem::replace(is_false, true));
@@ -298,6 +320,8 @@ impl Counter {
     /// Nobody needs to watch it any more.
     fn over(&mut self, game: &str, at: i64) {
         self.watch(game).end_play(at);
+        // What is over need not be taken up any more.
+        self.retried.of -= u64::from(self.failed.remove(game));
         for loss in &mut self.losses {
             loss.waiting.remove(game);
         }
@@ -338,6 +362,8 @@ impl Counter {
             handover: Spread::of(games.iter().flat_map(|g| g.handovers_us.iter().copied()).collect()),
             recovery: Spread::of(self.recovered_us),
             automatic: self.automatic,
+            reconnected: self.reconnected,
+            retried: self.retried,
             false_alarms: self.false_alarms,
             games,
         }
@@ -444,6 +470,31 @@ mod tests {
             counter.alert(&event(110, payload));
         }
         assert_eq!(counter.finish(200 * S).false_alarms, Rate { of: 3, count: 1 });
+    }
+
+    #[test]
+    fn outages_and_assignments_that_end_well_are_a_share_of_all() {
+        let mut counter = live_on_a();
+        let raised = |kind: &str| {
+            let raised = v1::AlertRaised { kind: kind.into(), incident: kind.into(), ..Default::default() };
+            Payload::AlertRaised(raised)
+        };
+        let over = v1::AlertResolved { incident: "redis_connectivity".into(), ..Default::default() };
+        for payload in [
+            raised("redis_connectivity"),
+            raised("log_unavailable"),
+            raised("shard_lost"),
+            Payload::AlertResolved(over),
+        ] {
+            counter.alert(&event(110, payload));
+        }
+        let failed = |game: &str| v1::AssignmentFailed { game: game.into(), shard: "a".into(), ..Default::default() };
+        counter.control(&event(111, Payload::AssignmentFailed(failed("nfl-1"))));
+        counter.control(&event(112, Payload::AssignmentFailed(failed("nfl-1"))));
+        counter.control(&event(113, confirmed("a")));
+        counter.control(&event(114, Payload::AssignmentFailed(failed("nfl-1"))));
+        let sla = counter.finish(200 * S);
+        assert_eq!((sla.reconnected, sla.retried), (Rate { of: 2, count: 1 }, Rate { of: 2, count: 1 }));
     }
 
     #[test]

@@ -153,9 +153,9 @@ pub fn text(payload: &Payload) -> String {
         Payload::AlertResolved(e) => format!("{} is over", e.incident),
         Payload::AlertDelivered(e) => {
             let (what, of, after) = (&e.what, e.incidents.join(" "), seconds(e.latency_us));
-            format!("told on {} ({what}) after {after:.1} s: {of}", e.channel)
+            format!("told by {} ({what}), which answered after {after:.1} s: {of}", e.channel)
         }
-        Payload::AlertDeliveryFailed(e) => format!("not told on {}: {}", e.channel, e.error),
+        Payload::AlertDeliveryFailed(e) => format!("not told by {}: {}", e.channel, e.error),
         Payload::AlertSuppressed(e) => format!("{} is held back: {}", e.incident, e.reason),
         Payload::AlertAcknowledged(e) => {
             let verdict = if e.false_alarm { "is a false alarm" } else { "was seen" };

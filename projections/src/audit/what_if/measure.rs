@@ -4,28 +4,37 @@
 use std::collections::BTreeMap;
 
 use arbees_fleet::state::{Game, Phase};
-use arbees_fleet::{SECOND, State};
+use arbees_fleet::{Settings, State};
 use arbees_proto::{GameId, ShardId};
 
-/// A shard that beats on the log and has not for this long does not watch: two of its beats are missing.
-pub(super) const SILENT: i64 = 2 * SECOND;
-/// The same for one that beats over Redis.
-const SILENT_ON_REDIS: i64 = 25 * SECOND;
-
-/// When each shard beat last.
-#[derive(Debug, Default)]
-pub(super) struct Beats(BTreeMap<ShardId, (i64, bool)>);
+/// When each shard beat last, and for how long it may be silent: when two of its beats are missing it does not watch.
+#[derive(Debug)]
+pub(super) struct Beats {
+    last_us: BTreeMap<ShardId, (i64, bool)>,
+    /// Of those that beat on the log, and over Redis.
+    limit_us: i64,
+    redis_limit_us: i64,
+}
 
 impl Beats {
-    pub fn note(&mut self, shard: ShardId, now_us: i64, on_log: bool) {
-        self.0.insert(shard, (now_us, on_log));
+    /// Nobody was heard yet of shards that beat so often.
+    pub const fn new(settings: &Settings) -> Self {
+        Self {
+            last_us: BTreeMap::new(),
+            limit_us: 2 * settings.log_interval,
+            redis_limit_us: 5 * settings.redis_interval / 2,
+        }
     }
 
-    /// Since when it has been silent, if it has been for too long.
+    pub fn note(&mut self, shard: ShardId, now_us: i64, on_log: bool) {
+        self.last_us.insert(shard, (now_us, on_log));
+    }
+
+    /// Since when it has been silent, if it has been for too long; since ever, if it was never heard.
     fn silent_since(&self, shard: &ShardId, now_us: i64) -> Option<i64> {
-        let (at_us, on_log) = *self.0.get(shard)?;
-        let limit = if on_log { SILENT } else { SILENT_ON_REDIS };
-        (now_us - at_us > limit).then_some(at_us)
+        let Some((at_us, on_log)) = self.last_us.get(shard) else { return Some(0) };
+        let limit_us = if *on_log { self.limit_us } else { self.redis_limit_us };
+        (now_us - at_us > limit_us).then_some(*at_us)
     }
 }
 
@@ -100,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    const S: i64 = SECOND;
+    const S: i64 = arbees_fleet::SECOND;
 
     fn with(owner: Option<Owner>) -> State {
         let id: GameId = "nfl-1".parse().unwrap();
@@ -128,7 +137,7 @@ mod tests {
     }
 
     fn beats(at_us: i64) -> Beats {
-        let mut beats = Beats::default();
+        let mut beats = Beats::new(&Settings::default());
         beats.note("a".parse().unwrap(), at_us, true);
         beats
     }
@@ -146,5 +155,10 @@ mod tests {
         measure.look(120 * S, &with(owner(Some(113 * S))), &beats(120 * S));
         measure.end(130 * S);
         assert_eq!((measure.totals().values().sum::<i64>(), measure.longest_us()), (20 * S, 13 * S));
+        // Whoever was not heard since the beginning does not watch.
+        let mut measure = Measure::new(200 * S);
+        measure.look(200 * S, &with(owner(Some(113 * S))), &Beats::new(&Settings::default()));
+        measure.end(203 * S);
+        assert_eq!(measure.longest_us(), 3 * S);
     }
 }

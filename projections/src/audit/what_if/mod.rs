@@ -4,19 +4,19 @@
 //! A replay knows what was recorded and no more. Services that beat over Redis alone left no heartbeats: they are taken to have
 //! beaten until the silence that they were declared lost for. A shard takes up what it is given at its next heartbeat, unless
 //! it left that very game out in truth. Whoever is asked whether it is there does not answer, unless its connection was seen to
-//! close. One leader leads throughout.
+//! close. One leader leads throughout, and has listened for long enough to judge when it begins.
 
 mod measure;
 mod recording;
 mod replayed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use arbees_core::log::{ALERTS, CONTROL, HEARTBEATS, Log, Stored};
 use arbees_fleet::decide::Now;
 use arbees_fleet::{SECOND, Settings};
-use arbees_proto::Payload;
+use arbees_proto::{Payload, v1};
 use serde::Serialize;
 
 use self::measure::Measure;
@@ -28,6 +28,8 @@ use super::{AuditError, Moment, PROGRESS_EVERY, Source, sequence_at};
 const TICK: i64 = SECOND / 5;
 /// So long before the beginning a replayed leader listens: whoever beats has beaten by then.
 const LISTENS: i64 = 15 * SECOND;
+/// Heartbeats are read so far ahead: whoever beats again within this is there.
+const AHEAD: i64 = 3 * SECOND;
 /// How often a league's whole slate is read.
 const SLATE_EVERY: i64 = 30 * SECOND;
 
@@ -77,7 +79,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Takes in a decision.
-    fn count(&mut self, at_us: i64, event: &arbees_proto::v1::Event) {
+    fn count(&mut self, at_us: i64, event: &v1::Event) {
         match &event.payload {
             Some(Payload::GameReassigned(e)) => self.moves.push(Move {
                 at_us,
@@ -119,25 +121,27 @@ pub struct Compared {
     pub replayed: Vec<Outcome>,
 }
 
-/// Replays what is recorded from one moment to another under each of `settings`, which have names. What is before the first
-/// heartbeat that is kept cannot be replayed: it begins there. `progress` is told how many heartbeats were replayed, of how many.
+/// Replays what is recorded from one moment to another under the settings that were in force and under those of a policy. What is
+/// before the first heartbeat that is kept cannot be replayed: it begins there. Heartbeats come as they were recorded, whatever
+/// interval the policy names. `progress` is told how many of them were replayed, of how many.
 ///
 /// # Errors
 /// When a moment is beyond the end, no heartbeat is kept, or the streams cannot be read whole.
 pub async fn what_if(
     log: &Log,
-    settings: &[(&str, Settings)],
+    as_set: &Settings,
+    policy: &Settings,
     from: Moment,
     to: Moment,
     progress: impl Fn(u64, u64),
 ) -> Result<Compared, AuditError> {
     let source = Source::Log(log.clone());
-    let (first, last) = log.bounds(HEARTBEATS).await?;
-    if last == 0 || first > last {
+    let (_, last) = log.bounds(HEARTBEATS).await?;
+    let (Some(first), Some(newest)) = (log.first_from(HEARTBEATS, 1).await?, log.first_from(HEARTBEATS, last).await?)
+    else {
         return Err(AuditError::NoHeartbeats);
-    }
-    let kept_from_us = stored_us(&log.get(HEARTBEATS, first).await?);
-    let newest_us = stored_us(&log.get(HEARTBEATS, last).await?);
+    };
+    let (kept_from_us, newest_us) = (stored_us(&first), stored_us(&newest));
     let earliest_us = kept_from_us + LISTENS;
     // The events that had happened by the beginning, and by the end.
     let (before, from_us) = match time_of(&source, from).await? {
@@ -159,13 +163,29 @@ pub async fn what_if(
     };
     source.read(CONTROL, &[], before + 1, end, keep).await?;
     let start = at(from_us - LISTENS);
-    let mut replayed: Vec<Replayed> = settings
-        .iter()
-        .map(|(name, settings)| Replayed::new(name, state.clone(), settings, log.names().clone(), start))
-        .collect();
+    let policy =
+        Settings { log_interval: as_set.log_interval, redis_interval: as_set.redis_interval, ..policy.clone() };
+    let both = [("as set", as_set), ("with the policy", &policy)];
+    let mut replayed =
+        both.map(|(name, settings)| Replayed::new(name, state.clone(), settings, log.names().clone(), start));
+    let mut happened = Outcome::default();
+    let mut open = BTreeSet::new();
+    let alerts = |stored: Stored| {
+        let (at_us, payload) = (stored_us(&stored), stored.event().ok().and_then(|e| e.payload));
+        match payload {
+            Some(Payload::AlertRaised(raised)) if at_us < from_us => drop(open.insert(raised.incident)),
+            Some(Payload::AlertResolved(over)) if at_us < from_us => drop(open.remove(&over.incident)),
+            Some(Payload::AlertRaised(raised)) if at_us <= until_us => happened.raised(&raised.kind),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    source.read(ALERTS, &[], 1, super::ALL, alerts).await?;
     let mut film = Film {
-        recording: Recording::new(state, control),
-        happened: Outcome::default(),
+        recording: Recording::new(state, control, as_set),
+        happened,
+        open,
+        to_come: VecDeque::new(),
         measure: Measure::new(from_us),
         from_us,
         news: News::default(),
@@ -174,34 +194,26 @@ pub async fn what_if(
         has_begun: false,
     };
     let mut heartbeats = 0;
-    let (begin, of) = (first_stored_after(log, first, last, from_us - LISTENS).await?, last);
+    let (begin, of) = (first_stored_after(log, first.sequence, last, from_us - LISTENS).await?, last);
     let beat = |stored: Stored| {
         let now_us = stored_us(&stored);
         if now_us > until_us {
             return ControlFlow::Break(());
         }
-        film.run_to(now_us, &mut replayed);
-        film.beat(now_us, &stored, &mut replayed);
         heartbeats += u64::from(now_us >= from_us);
         if stored.sequence.is_multiple_of(PROGRESS_EVERY) {
             progress(stored.sequence - begin, of - begin);
         }
+        film.beat(now_us, &stored, &mut replayed);
         ControlFlow::Continue(())
     };
     source.read(HEARTBEATS, &[], begin, last, beat).await?;
+    film.play(i64::MAX, &mut replayed);
     film.run_to(until_us, &mut replayed);
     let Film { mut happened, mut measure, recording, .. } = film;
     measure.look(until_us, recording.state(), recording.beats());
     measure.end(until_us);
     happened.measured(&measure);
-    let alerts = |stored: Stored| {
-        let event = stored.event().ok().filter(|_| (from_us..=until_us).contains(&stored_us(&stored)));
-        if let Some(Payload::AlertRaised(raised)) = event.and_then(|e| e.payload) {
-            happened.raised(&raised.kind);
-        }
-        ControlFlow::Continue(())
-    };
-    source.read(ALERTS, &[], 1, super::ALL, alerts).await?;
     let replayed = replayed.into_iter().map(|r| r.finish(until_us, &recording)).collect();
     Ok(Compared { from_us, until_us, kept_from_us, heartbeats, happened, replayed })
 }
@@ -211,7 +223,8 @@ const fn stored_us(stored: &Stored) -> i64 {
     stored.stored_at_ns / 1_000
 }
 
-/// One clock for all: that of the server, which stored heartbeats and decisions alike.
+/// Heartbeats and decisions are played by the clock of the server that stored them. What the events themselves tell is by their
+/// leader's.
 const fn at(us: i64) -> Now {
     Now { wall_us: us, steady_us: us }
 }
@@ -232,10 +245,10 @@ async fn first_stored_after(log: &Log, first: u64, last: u64, at_us: i64) -> Res
     let (mut before, mut after) = (first - 1, last);
     while after - before > 1 {
         let middle = before + (after - before) / 2;
-        if stored_us(&log.get(HEARTBEATS, middle).await?) < at_us {
-            before = middle;
-        } else {
-            after = middle;
+        // The stream lets go of its oldest meanwhile.
+        match log.first_from(HEARTBEATS, middle).await? {
+            Some(stored) if stored_us(&stored) < at_us => before = stored.sequence.min(after - 1),
+            _ => after = middle,
         }
     }
     Ok(after)
@@ -247,6 +260,10 @@ struct Film {
     happened: Outcome,
     measure: Measure,
     from_us: i64,
+    /// Incidents that lasted when it began.
+    open: BTreeSet<String>,
+    /// Heartbeats that were read and not yet played.
+    to_come: VecDeque<(i64, u64, v1::Event)>,
     /// What came since the last tick.
     news: News,
     /// The next tick.
@@ -263,7 +280,7 @@ impl Film {
             let now = at(self.tick_us);
             if !self.has_begun {
                 self.has_begun = true;
-                replayed.iter_mut().for_each(|r| r.begin(now, &self.recording));
+                replayed.iter_mut().for_each(|r| r.begin(now, &self.open, &self.recording));
             }
             self.hear_to(self.tick_us);
             let news = std::mem::take(&mut self.news);
@@ -291,18 +308,35 @@ impl Film {
         self.news.asked.extend(news.asked);
     }
 
+    /// Takes in a heartbeat that is to come, and plays those that are old enough.
     fn beat(&mut self, now_us: i64, stored: &Stored, replayed: &mut [Replayed]) {
-        let Ok(event) = stored.event() else { return };
+        if let Ok(event) = stored.event() {
+            self.recording.will_beat(now_us, &event);
+            self.to_come.push_back((now_us, stored.sequence, event));
+        }
+        self.play(now_us - AHEAD, replayed);
+    }
+
+    /// Plays all heartbeats up to `to_us`.
+    fn play(&mut self, to_us: i64, replayed: &mut [Replayed]) {
+        while self.to_come.front().is_some_and(|(at_us, ..)| *at_us <= to_us) {
+            let Some((at_us, sequence, event)) = self.to_come.pop_front() else { break };
+            self.run_to(at_us, replayed);
+            self.play_one(at_us, sequence, &event, replayed);
+        }
+    }
+
+    fn play_one(&mut self, now_us: i64, sequence: u64, event: &v1::Event, replayed: &mut [Replayed]) {
         let is_before = now_us < self.from_us;
         // What a heartbeat tells is held against what was so by then.
         self.hear_to(now_us);
-        self.recording.beat(now_us, &event);
+        self.recording.beat(now_us, event);
         for one in replayed.iter_mut() {
             if is_before {
-                one.listen(at(now_us), &event, stored.sequence);
+                one.listen(at(now_us), event, sequence);
             } else {
                 one.run_to(now_us, &self.recording);
-                one.beat(at(now_us), &event, stored.sequence, &self.recording);
+                one.beat(at(now_us), event, sequence, &self.recording);
             }
         }
     }

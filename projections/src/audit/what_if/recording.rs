@@ -8,7 +8,7 @@ use arbees_core::log::Stored;
 use arbees_fleet::decide::operator::{Ask, Verb};
 use arbees_fleet::decide::{CLOSED, Medium, Probe};
 use arbees_fleet::state::{Game, Phase, Service, ServiceKey, Status};
-use arbees_fleet::{GameReport, ReportedPhase, State};
+use arbees_fleet::{GameReport, ReportedPhase, Settings, State};
 use arbees_proto::{GameId, InstanceId, Payload, ServiceKind, ShardId, v1};
 use serde_json::{Map, Value};
 
@@ -45,11 +45,14 @@ pub(super) struct Recording {
     losses: BTreeMap<ServiceKey, Vec<Loss>>,
     slate: BTreeMap<GameId, GameReport>,
     beats: Beats,
+    /// The last beat of each service that was played, and the last that was read.
+    played_us: BTreeMap<ServiceKey, i64>,
+    read_us: BTreeMap<ServiceKey, i64>,
 }
 
 impl Recording {
-    /// From `state` on, with what is to come of CONTROL.
-    pub fn new(state: State, control: Vec<Stored>) -> Self {
+    /// From `state` on, with what is to come of CONTROL; services beat as often as `as_set` says.
+    pub fn new(state: State, control: Vec<Stored>, as_set: &Settings) -> Self {
         let mut losses: BTreeMap<ServiceKey, Vec<Loss>> = BTreeMap::new();
         for stored in &control {
             let Ok(event) = stored.event() else { continue };
@@ -61,7 +64,8 @@ impl Recording {
             losses.entry(key).or_default().push(Loss { from_us: until_us - lost.silent_us, until_us, is_proven });
         }
         let slate = state.games.iter().map(|(id, game)| (id.clone(), report(id, game))).collect();
-        Self { state, to_come: control.into(), losses, slate, beats: Beats::default() }
+        let (played_us, read_us) = (BTreeMap::new(), BTreeMap::new());
+        Self { state, to_come: control.into(), losses, slate, beats: Beats::new(as_set), played_us, read_us }
     }
 
     /// What was so by now.
@@ -105,21 +109,34 @@ impl Recording {
         news
     }
 
-    /// Notes who beat on the log.
+    /// Notes who beats on the log, which is played now.
     pub fn beat(&mut self, now_us: i64, event: &v1::Event) {
-        let Some(Payload::Heartbeat(beat)) = &event.payload else { return };
-        let Some(service) = beat.service.as_ref().filter(|s| s.kind == ServiceKind::Shard.as_str()) else { return };
-        if let Ok(shard) = service.instance.parse() {
-            self.beats.note(shard, now_us, true);
+        let Some(key) = sender(event) else { return };
+        if key.kind == ServiceKind::Shard {
+            self.beats.note(key.instance.clone(), now_us, true);
         }
+        self.played_us.insert(key, now_us);
+    }
+
+    /// Notes who will beat at `at_us`.
+    pub fn will_beat(&mut self, at_us: i64, event: &v1::Event) {
+        if let Some(key) = sender(event) {
+            self.read_us.insert(key, at_us);
+        }
+    }
+
+    /// Whether the service beats again soon: it is there.
+    pub fn beats_again(&self, key: &ServiceKey, now_us: i64) -> bool {
+        self.read_us.get(key).is_some_and(|at_us| *at_us > now_us)
     }
 
     /// What a service that is asked at `now_us` whether it is there answers.
     pub fn probe(&self, key: &ServiceKey, now_us: i64) -> Probe {
-        match self.loss(key, now_us) {
-            Some(loss) if loss.is_proven => Probe::Nobody,
-            _ => Probe::Silent,
-        }
+        let heard_us = self.played_us.get(key).copied().unwrap_or(0);
+        // Whose connection has closed is gone until it beats again, however long others wait for it.
+        let is_gone = |l: &Loss| l.is_proven && l.from_us <= now_us && heard_us <= l.until_us;
+        let losses = self.losses.get(key);
+        if losses.is_some_and(|all| all.iter().any(is_gone)) { Probe::Nobody } else { Probe::Silent }
     }
 
     fn loss(&self, key: &ServiceKey, now_us: i64) -> Option<&Loss> {
@@ -158,6 +175,14 @@ impl Recording {
         };
         beating.filter_map(beat).collect()
     }
+}
+
+/// Whose heartbeat it is.
+pub(super) fn sender(event: &v1::Event) -> Option<ServiceKey> {
+    let Some(Payload::Heartbeat(beat)) = &event.payload else { return None };
+    let service = beat.service.as_ref()?;
+    let instance = InstanceId::lenient(&service.instance).ok()?;
+    Some(ServiceKey { kind: ServiceKind::of_name(&service.kind), instance })
 }
 
 /// What a service that has this status says of itself; none: it does not beat.
@@ -200,7 +225,32 @@ fn ask(asked: &v1::OperatorVerb) -> Option<Ask> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
+
+    #[test]
+    fn who_was_seen_to_go_is_gone_until_it_beats_again_however_long_others_wait() {
+        const S: i64 = arbees_fleet::SECOND;
+        let lost =
+            v1::ServiceLost { kind: "shard".into(), instance: "a".into(), silent_us: 2 * S, ..Default::default() };
+        let reason = v1::Reason { cause: CLOSED.to_owned(), ..Default::default() };
+        let event = v1::Event { reason: Some(reason), payload: Some(Payload::ServiceLost(lost)), ..Default::default() };
+        let nothing = BTreeMap::new();
+        let stored = Stored::archived(1, 100 * S * 1_000, "s".into(), &nothing, event.encode_to_vec());
+        let mut recording = Recording::new(State::default(), vec![stored], &Settings::default());
+        let key = ServiceKey::shard("a".parse().unwrap());
+        let probes = |r: &Recording| [97, 99, 100, 105].map(|at| r.probe(&key, at * S));
+        let (silent, nobody) = (Probe::Silent, Probe::Nobody);
+        assert_eq!(probes(&recording), [silent, nobody, nobody, nobody]);
+        let service = v1::Service { kind: "shard".into(), instance: "a".into(), ..Default::default() };
+        let beat = v1::Heartbeat { service: Some(service), ..Default::default() };
+        let beat = v1::Event { payload: Some(Payload::Heartbeat(beat)), ..Default::default() };
+        recording.will_beat(103 * S, &beat);
+        assert!(recording.beats_again(&key, 102 * S) && !recording.beats_again(&key, 103 * S));
+        recording.beat(103 * S, &beat);
+        assert_eq!(recording.probe(&key, 105 * S), silent, "another process may be asked anew");
+    }
 
     #[test]
     fn a_recorded_word_is_the_request_again() {

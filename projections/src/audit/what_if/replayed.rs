@@ -1,7 +1,7 @@
 //! A leader's mind under some settings, fed by the recording. What its decisions change about the heartbeats that follow is
 //! changed in them: who watches what under which epoch, and who was fenced.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arbees_fleet::decide::operator::Ask;
@@ -9,10 +9,10 @@ use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::state::ServiceKey;
 use arbees_fleet::{Effect, Fleet, GameReport, Input, SECOND, Settings, State};
 use arbees_proto::subject::Names;
-use arbees_proto::{InstanceId, Payload, ServiceKind, ShardId, v1};
+use arbees_proto::{Payload, ServiceKind, ShardId, v1};
 
-use super::measure::{Measure, SILENT};
-use super::recording::Recording;
+use super::measure::Measure;
+use super::recording::{Recording, sender};
 use super::{Outcome, at};
 
 /// The name of the leader that never was.
@@ -27,7 +27,6 @@ const BETWEEN: u64 = 1_000;
 #[derive(Debug)]
 struct Said {
     event: v1::Event,
-    at_us: i64,
     /// Recorded, with room behind it.
     sequence: u64,
     /// When it beats out of turn: what it watches has changed.
@@ -81,19 +80,21 @@ impl Replayed {
 
     /// Hears a beat of before the beginning.
     pub fn listen(&mut self, now: Now, event: &v1::Event, sequence: u64) {
-        self.note(now, event, sequence);
+        self.note(event, sequence);
         let event = own(event, now).unwrap_or_else(|| event.clone());
         self.fleet.observe(now, &Input::Beat(Arc::new(event), Medium::Log { sequence: sequence * BETWEEN }));
     }
 
     /// Leads from now on.
-    pub fn begin(&mut self, now: Now, recording: &Recording) {
+    pub fn begin(&mut self, now: Now, open: &BTreeSet<String>, recording: &Recording) {
         self.measure = Measure::new(now.wall_us);
         self.redis_us = now.wall_us;
         for (event, medium) in recording.redis_beats(now.wall_us, |_| Vec::new()) {
             self.fleet.observe(now, &Input::Beat(event, medium));
         }
         self.fleet.take_office(now, 0);
+        self.fleet.trust_media(now);
+        self.fleet.know_open(now, open);
         self.conclude(now, recording);
     }
 
@@ -143,17 +144,17 @@ impl Replayed {
 
     /// Takes in a recorded heartbeat, as it would have been.
     pub fn beat(&mut self, now: Now, event: &v1::Event, sequence: u64, recording: &Recording) {
-        self.note(now, event, sequence);
+        self.note(event, sequence);
         let Some(event) = own(event, now).or_else(|| self.rewritten(event, now, recording)) else { return };
         self.fleet.decide(now, Input::Beat(Arc::new(event), Medium::Log { sequence: sequence * BETWEEN }));
         self.conclude(now, recording);
     }
 
-    /// A shard whose games have changed beats out of turn, if it was heard a moment ago.
+    /// A shard whose games have changed beats out of turn, if it is there.
     fn beat_again(&mut self, now: Now, key: &ServiceKey, recording: &Recording) {
         let Some(said) = self.said.get_mut(key) else { return };
         said.again_us = None;
-        if now.wall_us - said.at_us > SILENT {
+        if !recording.beats_again(key, now.wall_us) {
             return;
         }
         said.sequence += 1;
@@ -164,15 +165,15 @@ impl Replayed {
     }
 
     /// Notes who said what.
-    fn note(&mut self, now: Now, event: &v1::Event, sequence: u64) {
-        let Some((key, service)) = service_of(event).and_then(|s| Some((key(s)?, s))) else { return };
+    fn note(&mut self, event: &v1::Event, sequence: u64) {
+        let (Some(key), Some(service)) = (sender(event), service_of(event)) else { return };
         if self.fenced.get(&key).is_some_and(|f| f.process != service.process) {
             self.fenced.remove(&key);
         }
         if key.kind == ServiceKind::Shard {
             let again_us = self.said.get(&key).and_then(|s| s.again_us);
             let (event, sequence) = (event.clone(), sequence * BETWEEN);
-            self.said.insert(key, Said { event, at_us: now.wall_us, sequence, again_us });
+            self.said.insert(key, Said { event, sequence, again_us });
         }
     }
 
@@ -187,7 +188,7 @@ impl Replayed {
     /// A shard's beat with the games that are its own here. None: it is no heartbeat.
     fn rewritten(&self, event: &v1::Event, now: Now, recording: &Recording) -> Option<v1::Event> {
         let Some(Payload::Heartbeat(beat)) = &event.payload else { return None };
-        let key = beat.service.as_ref().and_then(key)?;
+        let key = sender(event)?;
         if key.kind != ServiceKind::Shard {
             return Some(event.clone());
         }
@@ -280,17 +281,12 @@ impl Replayed {
     }
 }
 
-/// Whose heartbeat it is.
+/// What the sender of a heartbeat says of itself.
 const fn service_of(event: &v1::Event) -> Option<&v1::Service> {
     match &event.payload {
         Some(Payload::Heartbeat(beat)) => beat.service.as_ref(),
         _ => None,
     }
-}
-
-fn key(service: &v1::Service) -> Option<ServiceKey> {
-    let instance = InstanceId::lenient(&service.instance).ok()?;
-    Some(ServiceKey { kind: ServiceKind::of_name(&service.kind), instance })
 }
 
 /// An orchestrator's beat as that of the leader that never was: the log carried it.
