@@ -88,7 +88,7 @@ async fn a_trace_leads_from_a_shards_word_to_the_move_the_new_owner_and_the_tabl
             let status = next(&all, said, "arbees-orchestrator", "decide ServiceStatusChanged")?;
             let moved = next(&all, status, "arbees-orchestrator", "decide GameReassigned")?;
             // The old owner hears of it, too, and lets go.
-            let of_new = |s: &&Span| s.name == "watch GameReassigned" && !instance(s).is_some_and(|i| i == stopping);
+            let of_new = |s: &&Span| s.name == "watch GameReassigned" && instance(s).is_none_or(|i| i != stopping);
             let watched = all.iter().filter(|s| s.parent == moved.id && s.trace == moved.trace).find(of_new)?;
             let told = next(&all, moved, "arbees-projector", "project GameReassigned")?;
             Some([said, status, moved, watched, told].map(Clone::clone))
