@@ -100,6 +100,9 @@ async fn the_api_answers_what_is_and_was_so_in_pages_with_tags_and_clear_refusal
     for (path, status, part) in [
         ("/v1/games?limit=0", 400, "allowed are 1 to 1000"),
         ("/v1/games?limit=x", 400, "limit"),
+        ("/v1/events?from=x", 400, "from"),
+        ("/v1/state?at=now&at=now", 400, "at"),
+        ("/v1/sla?from=soon", 400, "allowed are now, a sequence"),
         ("/v1/nothing", 404, "there is nothing at /v1/nothing"),
         ("/v1/history/cat/x", 404, "allowed are game, shard, alert"),
         ("/v1/explain/game/nfl-1", 404, "no event of CONTROL is about it"),

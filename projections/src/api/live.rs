@@ -4,14 +4,14 @@
 use std::convert::Infallible;
 
 use arbees_core::log::CONTROL;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::{Stream, stream};
 use serde::Deserialize;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Problem, Search};
 use crate::audit::story;
 
 /// From where on.
@@ -23,7 +23,7 @@ pub struct From {
 pub async fn events(
     State(api): State<Api>,
     headers: HeaderMap,
-    Query(from): Query<From>,
+    Search(from): Search<From>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let log = api.log()?;
     let listener = api.0.listeners.clone().try_acquire_owned();

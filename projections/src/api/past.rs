@@ -2,7 +2,7 @@
 
 use arbees_proto::GameId;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use chrono::Utc;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Problem, Search};
 use crate::audit::{self, Moment, Source, Subject, explain, sequence_at};
 
 /// Lines of one history at most: the last ones.
@@ -47,7 +47,7 @@ impl Api {
 pub async fn explain(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(when): Query<When>,
+    Search(when): Search<When>,
 ) -> Result<Json<explain::Explanation>, Problem> {
     let game: GameId = id.parse().map_err(|e: arbees_proto::ids::BadId| Problem::bad(e.to_string()))?;
     let source = api.source()?;
@@ -68,7 +68,7 @@ pub async fn history(State(api): State<Api>, Path((of, id)): Path<(String, Strin
     Ok(Json(json!({ "events": lines, "left_out": left_out })))
 }
 
-pub async fn state(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
+pub async fn state(State(api): State<Api>, Search(when): Search<When>) -> Result<Json<Value>, Problem> {
     let source = api.source()?;
     let _turn = api.turn()?;
     let sequence = sequence_at(&source, moment(when.at.as_deref(), Moment::Now)?).await?;
@@ -77,7 +77,7 @@ pub async fn state(State(api): State<Api>, Query(when): Query<When>) -> Result<J
     Ok(Json(json!({ "state": state, "state_hash": hash })))
 }
 
-pub async fn sla(State(api): State<Api>, Query(when): Query<When>) -> Result<Json<Value>, Problem> {
+pub async fn sla(State(api): State<Api>, Search(when): Search<When>) -> Result<Json<Value>, Problem> {
     let source = api.source()?;
     let _turn = api.turn()?;
     let from = moment(when.from.as_deref(), Moment::Sequence(1))?;

@@ -1,8 +1,11 @@
 //! What went wrong, as RFC 9457 has it.
 
 use axum::Json;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::audit::AuditError;
@@ -27,6 +30,19 @@ impl Problem {
     /// Asked in a way that is not allowed.
     pub fn bad(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+/// What a request asks for behind its `?`; a problem where that cannot be read.
+#[derive(Debug)]
+pub struct Search<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Search<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let read = Query::<T>::try_from_uri(&parts.uri);
+        read.map(|Query(asked)| Self(asked)).map_err(|e| Problem::bad(e.body_text()))
     }
 }
 

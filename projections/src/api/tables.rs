@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::Api;
-use super::problem::Problem;
+use super::problem::{Problem, Search};
 use crate::queries::{self, GameFilter, GameLine};
 
 /// How far CONTROL is in the tables.
@@ -36,10 +36,7 @@ pub struct Asked {
     limit: Option<i64>,
 }
 
-type Question = Result<Query<Asked>, axum::extract::rejection::QueryRejection>;
-
-fn read(question: Question) -> Result<Asked, Problem> {
-    let Query(asked) = question.map_err(|e| Problem::bad(e.body_text()))?;
+fn read(Search(asked): Search<Asked>) -> Result<Asked, Problem> {
     let texts = [&asked.phase, &asked.league, &asked.shard, &asked.prefix, &asked.after];
     if texts.into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(Problem::bad("a text holds a zero byte: allowed are all others"));
@@ -87,7 +84,7 @@ fn answer<T: Serialize>(headers: &HeaderMap, at: u64, value: &T) -> Result<Respo
     Ok(response)
 }
 
-pub async fn status(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn status(State(api): State<Api>, headers: HeaderMap, question: Search<Asked>) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let at = reached(&api, pool, &read(question)?).await?;
     let summary = api.ask(|| queries::summary(pool)).await?;
@@ -104,7 +101,7 @@ async fn page(api: &Api, pool: &PgPool, filter: &GameFilter) -> Result<(Vec<Game
     Ok((games, next))
 }
 
-pub async fn games(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn games(State(api): State<Api>, headers: HeaderMap, question: Search<Asked>) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let asked = read(question)?;
     let at = reached(&api, pool, &asked).await?;
@@ -121,7 +118,11 @@ pub async fn games(State(api): State<Api>, headers: HeaderMap, question: Questio
     answer(&headers, at, &json!({ "games": games, "next_after": next }))
 }
 
-pub async fn assignments(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn assignments(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    question: Search<Asked>,
+) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let asked = read(question)?;
     let at = reached(&api, pool, &asked).await?;
@@ -133,22 +134,27 @@ pub async fn assignments(State(api): State<Api>, headers: HeaderMap, question: Q
     answer(&headers, at, &json!({ "assignments": owned, "next_after": next }))
 }
 
-pub async fn shards(api: State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn shards(api: State<Api>, headers: HeaderMap, question: Search<Asked>) -> Result<Response, Problem> {
     of_kind(&api, &headers, question, Some("shard")).await
 }
 
-pub async fn services(api: State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn services(api: State<Api>, headers: HeaderMap, question: Search<Asked>) -> Result<Response, Problem> {
     of_kind(&api, &headers, question, None).await
 }
 
-async fn of_kind(api: &Api, headers: &HeaderMap, question: Question, kind: Option<&str>) -> Result<Response, Problem> {
+async fn of_kind(
+    api: &Api,
+    headers: &HeaderMap,
+    question: Search<Asked>,
+    kind: Option<&str>,
+) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let at = reached(api, pool, &read(question)?).await?;
     let services = api.ask(|| queries::services(pool, kind)).await?;
     answer(headers, at, &json!({ "services": services }))
 }
 
-pub async fn alerts(State(api): State<Api>, headers: HeaderMap, question: Question) -> Result<Response, Problem> {
+pub async fn alerts(State(api): State<Api>, headers: HeaderMap, question: Search<Asked>) -> Result<Response, Problem> {
     let pool = &api.ground()?.1;
     let asked = read(question)?;
     let at = reached(&api, pool, &asked).await?;
