@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use arbees_core::log::{CONTROL, Log, SNAPSHOT_EVERY};
 use arbees_fleet::State;
+use arbees_projections::audit::{Moment, Source, state_at};
 use arbees_proto::InstanceId;
 use arbees_testkit::history::{History, shard_name};
 use async_nats::Client;
@@ -43,17 +44,25 @@ pub async fn run(log: &Log, client: &Client, history: &History) -> Result<()> {
     past(log, client, end).await
 }
 
-/// The state at moments all over the log, beside a bare read of as many messages as have to be folded for each.
+/// The state at moments all over the log, as auditors ask for it: by sequence and by time. Beside it a bare read of as many
+/// messages as have to be folded for each.
 async fn past(log: &Log, client: &Client, end: u64) -> Result<()> {
     log.fold_leaving_snapshots(None).await?;
+    let source = Source::Log(log.clone());
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for n in 1..=MOMENTS {
         // Spread over the log, at every distance from a snapshot.
-        let sequence = end * n / MOMENTS - n * 97 % 10_000;
+        let sequence = end * n / MOMENTS - n * 97 % SNAPSHOT_EVERY;
+        let moment = if n.is_multiple_of(2) {
+            Moment::Sequence(sequence)
+        } else {
+            Moment::Time(log.get(CONTROL, sequence).await?.event()?.occurred_at_us)
+        };
         let begun = Instant::now();
-        let state = log.fold(Some(sequence)).await?;
+        let state = state_at(&source, moment).await?;
         ours.push(begun.elapsed());
-        if state.head.sequence != sequence {
+        // What happened at the same time comes with it.
+        if state.head.sequence < sequence || (state.head.sequence > sequence && n.is_multiple_of(2)) {
             bail!("the state at {sequence} is that at {}", state.head.sequence);
         }
         let begun = Instant::now();

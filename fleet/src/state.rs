@@ -8,13 +8,14 @@ use arbees_proto::envelope::{GENESIS, Hash};
 use arbees_proto::{Epoch, EventId, GameId, InstanceId, ServiceKind, ShardId, v1};
 use serde::{Deserialize, Serialize};
 
-/// Rises whenever the same events would fold to another state; a snapshot of another version is not used.
-pub const FOLD_VERSION: u32 = 3;
+/// Rises whenever the same events would fold to another state, or a state has other fields; a snapshot of another version is
+/// not used.
+pub const FOLD_VERSION: u32 = 4;
 
-/// Everything folded from CONTROL. Its JSON is the snapshot, and the same state always has the same JSON.
+/// Everything folded from CONTROL. The same state always has the same JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The fold that made it.
+    /// The fold that made it; stands first, for a snapshot is known by it.
     pub fold_version: u32,
     /// How far.
     pub head: Head,
@@ -319,14 +320,27 @@ impl State {
     /// The state as JSON: equal states give equal bytes.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // All keys are strings and no value can fail to serialise; an empty text would not be read back as a state.
+        // All keys are strings and no value can fail to serialise; an empty text would equal that of no other state.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The state as a snapshot, in the postcard format: a third of the JSON, and read in half the time.
+    #[must_use]
+    pub fn to_snapshot(&self) -> Vec<u8> {
+        // No value can fail to serialise; nothing would not be read back as a state.
+        postcard::to_allocvec(self).unwrap_or_default()
     }
 
     /// The state in a snapshot; none when it is of another fold or not one at all.
     #[must_use]
-    pub fn from_json(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().filter(|s: &Self| s.fold_version == FOLD_VERSION)
+    pub fn from_snapshot(bytes: &[u8]) -> Option<Self> {
+        // The format names no fields: what another version wrote might pass for something else.
+        let (version, _) = postcard::take_from_bytes::<u32>(bytes).ok()?;
+        if version != FOLD_VERSION {
+            return None;
+        }
+        let (state, rest) = postcard::take_from_bytes(bytes).ok()?;
+        rest.is_empty().then_some(state)
     }
 
     /// blake3 of the JSON.
@@ -343,5 +357,103 @@ impl State {
             *loads.entry(&owner.shard).or_default() += 1;
         }
         loads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state in which every field says something. Written out: a new field must be thought of here.
+    fn full() -> State {
+        let event = EventId::derive(1_790_000_000_000_000, &[b"event"]);
+        let shard = ShardId::strict("shard_01").unwrap();
+        let team = |name: &str| v1::Team { name: name.to_owned(), abbreviation: name[..2].to_owned() };
+        let market = v1::Market {
+            market_type: "moneyline".to_owned(),
+            kalshi: "KX-1".to_owned(),
+            polymarket: "0xab".to_owned(),
+        };
+        let markets = Some(v1::Markets { by_type: vec![market] });
+        let owner = Owner {
+            shard: shard.clone(),
+            epoch: Epoch::new(2, 7),
+            since_us: 11,
+            confirmed_at_us: Some(12),
+            markets: markets.clone(),
+        };
+        let game = Game {
+            info: v1::Game {
+                id: "nfl-1".to_owned(),
+                league: "nfl".to_owned(),
+                home: Some(team("Herons")),
+                away: Some(team("Kites")),
+                starts_at_us: 13,
+                markets,
+                postseason: true,
+            },
+            phase: Phase::Suspended,
+            phase_since_us: 14,
+            status: "STATUS_SUSPENDED".to_owned(),
+            owner: Some(owner),
+            queued_since_us: Some(15),
+            pin: Some(shard.clone()),
+            origin: event,
+            last_event: event,
+            last_sequence: 16,
+        };
+        let service = Service {
+            info: v1::Service {
+                kind: "shard".to_owned(),
+                instance: "shard_01".to_owned(),
+                process: "p".to_owned(),
+                started_at_us: 17,
+                version: "0.1.0".to_owned(),
+                shard_type: "sports".to_owned(),
+                max_games: 20,
+                on_log: true,
+            },
+            registered_at_us: 18,
+            restarts: 19,
+            status: Status::Degraded,
+            status_since_us: 20,
+            unwell_since_us: Some(21),
+            failed_checks: vec!["redis_ok".to_owned()],
+            breaker: Breaker { circuit: Circuit::HalfOpen, failures: 22, successes: 23, opened_at_us: 24 },
+            drain: Drain::Draining,
+            standing: event,
+            last_sequence: 25,
+        };
+        State {
+            fold_version: FOLD_VERSION,
+            head: Head { sequence: 1, hash: [2; 32], generation: 3, term: 4, occurred_at_us: -5, skipped: 6 },
+            games: [("nfl-1".parse().unwrap(), game)].into(),
+            services: [(ServiceKey::shard(shard), service)].into(),
+            brake_since_us: Some(26),
+            paused: true,
+            shadow: true,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_read_back_whole_and_nothing_else_passes_for_one() {
+        let state = full();
+        let bytes = state.to_snapshot();
+        assert_eq!(State::from_snapshot(&bytes), Some(state.clone()));
+        for cut in 0..bytes.len() {
+            assert_eq!(State::from_snapshot(&bytes[..cut]), None, "cut after {cut} bytes");
+        }
+        assert_eq!(State::from_snapshot(&[bytes.as_slice(), b"x"].concat()), None, "more than a state");
+        assert_eq!(State::from_snapshot(&state.to_json()), None, "another format");
+        let older = State { fold_version: FOLD_VERSION - 1, ..state };
+        assert_eq!(State::from_snapshot(&older.to_snapshot()), None, "another fold's");
+    }
+
+    /// Snapshots are read without the names of fields: whoever changes a state's fields, or those of what it holds, must raise
+    /// [`FOLD_VERSION`] and write down what its bytes are now.
+    #[test]
+    fn the_layout_of_a_snapshot_is_that_of_its_version() {
+        let hash = blake3::hash(&full().to_snapshot()).to_hex();
+        assert_eq!((FOLD_VERSION, &hash[..16]), (4, "585e5245acda8229"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arbees_fleet::state::FOLD_VERSION;
 use arbees_fleet::{Entry, State};
 use async_nats::jetstream::object_store::{self, ObjectStore};
 use tokio::io::AsyncReadExt as _;
@@ -9,9 +10,10 @@ use tokio::io::AsyncReadExt as _;
 use super::api::NO_MESSAGE;
 use super::{CONTROL, Log, ReadError};
 
-/// A snapshot is made every so many events: folding that many takes well under a second.
-pub const SNAPSHOT_EVERY: u64 = 10_000;
-/// So many of the newest are kept: any moment of the last ten million events is folded from close by.
+/// A snapshot is made every so many events: folding that many takes less time than reading a snapshot of 10,000 games, so that
+/// more of them would gain little.
+pub const SNAPSHOT_EVERY: u64 = 2_500;
+/// So many of the newest are kept: any moment of the last two and a half million events is folded from close by.
 const KEPT_ALL: usize = 1_000;
 /// Of older ones, one in so many is kept.
 const KEPT_OF_OLDER: u64 = 10;
@@ -35,7 +37,8 @@ impl Log {
             return Ok(store);
         }
         let replicas = usize::try_from(self.replicas).unwrap_or(1);
-        let config = object_store::Config { bucket, num_replicas: replicas, ..object_store::Config::default() };
+        let config =
+            object_store::Config { bucket, num_replicas: replicas, compression: true, ..object_store::Config::default() };
         context.create_object_store(config).await.map_err(failed)
     }
 
@@ -50,10 +53,10 @@ impl Log {
 
     async fn save(&self, state: &State) -> Result<(), SnapshotError> {
         let store = self.snapshots().await?;
-        let name = format!("control-{:020}", state.head.sequence);
+        let name = name_of(state.head.sequence);
         // Another one may have left it there: what stands at a sequence is the same whoever folded it.
         if store.info(&name).await.is_err() {
-            store.put(name.as_str(), &mut state.to_json().as_slice()).await.map_err(failed)?;
+            store.put(name.as_str(), &mut state.to_snapshot().as_slice()).await.map_err(failed)?;
         }
         let names = self.snapshot_names(&store).await?;
         for old in superfluous(&names) {
@@ -163,23 +166,38 @@ impl Log {
     }
 }
 
-/// The sequence that a snapshot is named after.
-fn sequence_of(name: &str) -> Option<u64> {
-    name.strip_prefix("control-")?.parse().ok()
+/// The name of the snapshot at `sequence`: first the fold's version, as those of another one are of no use.
+fn name_of(sequence: u64) -> String {
+    format!("v{FOLD_VERSION}-{sequence:020}")
 }
 
-/// Of these names, oldest first, those that are dropped.
+/// The version and the sequence that a snapshot is named after.
+fn version_and_sequence(name: &str) -> Option<(u32, u64)> {
+    let (version, sequence) = name.strip_prefix('v')?.split_once('-')?;
+    Some((version.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// The sequence of a snapshot of this fold.
+fn sequence_of(name: &str) -> Option<u64> {
+    version_and_sequence(name).filter(|(version, _)| *version == FOLD_VERSION).map(|(_, sequence)| sequence)
+}
+
+/// Of these names, oldest first, those that are dropped: what is too many, and what an older program left. (What a newer one
+/// keeps is not ours to judge.)
 fn superfluous(names: &[String]) -> impl Iterator<Item = &String> {
-    let older = names.len().saturating_sub(KEPT_ALL);
-    let is_kept =
-        |name: &&String| sequence_of(name).is_some_and(|at| (at / SNAPSHOT_EVERY).is_multiple_of(KEPT_OF_OLDER));
-    names.iter().take(older).filter(move |name| !is_kept(name))
+    let ours: Vec<(&String, u64)> = names.iter().filter_map(|name| Some((name, sequence_of(name)?))).collect();
+    let older = ours.len().saturating_sub(KEPT_ALL);
+    let is_kept = |at: u64| (at / SNAPSHOT_EVERY).is_multiple_of(KEPT_OF_OLDER);
+    let too_many = ours.into_iter().take(older).filter(move |(_, at)| !is_kept(*at)).map(|(name, _)| name);
+    let is_outdated = |name: &&String| version_and_sequence(name).is_none_or(|(version, _)| version < FOLD_VERSION);
+    names.iter().filter(is_outdated).chain(too_many)
 }
 
 async fn read_snapshot(store: &ObjectStore, name: &str) -> Option<State> {
     let mut bytes = Vec::new();
     store.get(name).await.ok()?.read_to_end(&mut bytes).await.ok()?;
-    State::from_json(&bytes)
+    // 10,000 games take 40 ms: too long for a thread on which others wait.
+    tokio::task::spawn_blocking(move || State::from_snapshot(&bytes)).await.ok()?
 }
 
 #[cfg(test)]
@@ -188,11 +206,19 @@ mod tests {
 
     #[test]
     fn of_old_snapshots_one_in_ten_is_kept_and_all_of_the_newest() {
-        let names: Vec<String> = (1..=1_100u64).map(|n| format!("control-{:020}", n * SNAPSHOT_EVERY + 7)).collect();
+        let names: Vec<String> = (1..=1_100u64).map(|n| name_of(n * SNAPSHOT_EVERY + 7)).collect();
         let dropped: Vec<&String> = superfluous(&names).collect();
         assert_eq!(dropped.len(), 90);
         assert!(dropped.iter().all(|name| sequence_of(name).unwrap() < 101 * SNAPSHOT_EVERY));
         assert!(!dropped.contains(&&names[49]), "the fiftieth is one in ten");
         assert_eq!(superfluous(&names[..1_000]).count(), 0);
+    }
+
+    #[test]
+    fn what_older_programs_left_is_dropped_and_what_newer_ones_keep_is_let_be() {
+        let newer = format!("v{}-{:020}", FOLD_VERSION + 1, 1);
+        let older = format!("v{}-{:020}", FOLD_VERSION - 1, 1);
+        let names = ["control-00000000000000010000".to_owned(), older.clone(), newer, name_of(1)];
+        assert_eq!(superfluous(&names).collect::<Vec<_>>(), [&names[0], &older]);
     }
 }
