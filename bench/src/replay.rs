@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use arbees_core::log::{CONTROL, Log, SNAPSHOT_EVERY};
+use arbees_core::log::{CONTROL, Log, SNAPSHOT_EVERY, snapshot_slot};
 use arbees_fleet::State;
 use arbees_projections::audit::{Moment, Source, state_at};
 use arbees_proto::InstanceId;
@@ -66,7 +66,7 @@ async fn past(log: &Log, client: &Client, end: u64) -> Result<()> {
             bail!("the state at {sequence} is that at {}", state.head.sequence);
         }
         let begun = Instant::now();
-        raw::range(client, CONTROL, sequence - sequence % SNAPSHOT_EVERY + 1, sequence).await?;
+        raw::range(client, CONTROL, snapshot_slot(sequence) + 1, sequence).await?;
         bare.push(begun.elapsed());
     }
     ours.sort();

@@ -25,7 +25,7 @@ pub use connect::{ConnectError, MIN_SERVER, connect};
 pub use durability::syncs_always;
 pub use key::{KEY_TTL_US, Key};
 pub use read::{ReadError, Reader};
-pub use snapshot::{SNAPSHOT_EVERY, SnapshotError};
+pub use snapshot::{SNAPSHOT_EVERY, SnapshotError, snapshot_slot};
 pub use stored::Stored;
 pub use streams::{ALERTS, CONTROL, EnsureError, GAME_STATES, HEARTBEATS};
 pub use tail::Tail;

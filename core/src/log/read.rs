@@ -48,7 +48,7 @@ impl Reader {
                 self.at = stored.sequence;
                 let is_beyond = stored.sequence > self.last;
                 if is_beyond || stored.pending == 0 || stored.sequence == self.last {
-                    self.close().await;
+                    self.close();
                 }
                 Ok((!is_beyond).then_some(stored))
             }
@@ -59,9 +59,10 @@ impl Reader {
         }
     }
 
-    async fn close(&mut self) {
+    /// Nobody waits for it: the answer comes after all that the server has sent beyond the last.
+    fn close(&mut self) {
         if let Some(push) = self.push.take() {
-            push.close().await;
+            tokio::spawn(push.close());
         }
     }
 }

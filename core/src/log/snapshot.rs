@@ -4,21 +4,26 @@ use std::time::Duration;
 
 use arbees_fleet::state::FOLD_VERSION;
 use arbees_fleet::{Entry, State};
-use async_nats::jetstream::object_store::{self, ObjectStore};
+use async_nats::jetstream::object_store::{self, DeleteErrorKind, InfoErrorKind, ObjectMetadata, ObjectStore};
 use tokio::io::AsyncReadExt as _;
 
 use super::api::NO_MESSAGE;
-use super::{CONTROL, Log, ReadError};
+use super::{CONTROL, Log, ReadError, Reader};
 
-/// A snapshot is made every so many events: folding that many takes less time than reading a snapshot of 10,000 games, so that
-/// more of them would gain little.
+/// There is a snapshot for every so many events: folding that many takes less time than reading a snapshot of 10,000 games, so
+/// that more of them would gain little.
 pub const SNAPSHOT_EVERY: u64 = 2_500;
 /// So many of the newest are kept: any moment of the last two and a half million events is folded from close by.
-const KEPT_ALL: usize = 1_000;
+const KEPT_ALL: u64 = 1_000;
 /// Of older ones, one in so many is kept.
 const KEPT_OF_OLDER: u64 = 10;
 /// A store that does not answer within this is away: all is folded without it.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is told of a snapshot beside it: the sequence it is of, which is that of its slot or comes soon after, and the version
+/// of the fold that made it.
+const SEQUENCE: &str = "sequence";
+const FOLD: &str = "fold";
 
 /// Anything that went wrong with the object store.
 #[derive(Debug, thiserror::Error)]
@@ -37,12 +42,11 @@ impl Log {
             return Ok(store);
         }
         let replicas = usize::try_from(self.replicas).unwrap_or(1);
-        let config =
-            object_store::Config { bucket, num_replicas: replicas, compression: true, ..object_store::Config::default() };
+        let config = object_store::Config { bucket, num_replicas: replicas, ..object_store::Config::default() };
         context.create_object_store(config).await.map_err(failed)
     }
 
-    /// Keeps `state` as the snapshot at its sequence, and drops what is old and too many.
+    /// Keeps `state` as the snapshot of its slot, in place of what was there, and drops what is old and too many.
     ///
     /// # Errors
     /// When the store is away or refuses.
@@ -53,47 +57,73 @@ impl Log {
 
     async fn save(&self, state: &State) -> Result<(), SnapshotError> {
         let store = self.snapshots().await?;
-        let name = name_of(state.head.sequence);
-        // Another one may have left it there: what stands at a sequence is the same whoever folded it.
-        if store.info(&name).await.is_err() {
-            store.put(name.as_str(), &mut state.to_snapshot().as_slice()).await.map_err(failed)?;
-        }
-        let names = self.snapshot_names(&store).await?;
-        for old in superfluous(&names) {
-            store.delete(old).await.map_err(failed)?;
+        let slot = snapshot_slot(state.head.sequence);
+        let metadata = [(SEQUENCE, state.head.sequence.to_string()), (FOLD, FOLD_VERSION.to_string())];
+        let about = ObjectMetadata {
+            name: name_of(slot),
+            metadata: metadata.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..ObjectMetadata::default()
+        };
+        store.put(about, &mut state.to_snapshot().as_slice()).await.map_err(failed)?;
+        if let Some(old) = superfluous(slot) {
+            match store.delete(name_of(old)).await {
+                Err(error) if error.kind() != DeleteErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    async fn snapshot_names(&self, store: &ObjectStore) -> Result<Vec<String>, SnapshotError> {
-        use futures::TryStreamExt as _;
-        let objects: Vec<_> = store.list().await.map_err(failed)?.try_collect().await.map_err(failed)?;
-        let mut names: Vec<_> = objects.into_iter().filter(|o| !o.deleted).map(|o| o.name).collect();
-        names.sort();
-        Ok(names)
-    }
-
     /// The newest snapshot at or before `last` that matches the log; none when there is none, or the store is away.
     pub async fn load_snapshot(&self, last: u64) -> Option<State> {
-        // One that is dropped while it is read would never end.
-        tokio::time::timeout(STORE_WITHIN, self.load(last)).await.ok()?
+        self.load(last).await.map(|(state, _)| state)
     }
 
-    async fn load(&self, last: u64) -> Option<State> {
-        let store = self.snapshots().await.ok()?;
-        let names = self.snapshot_names(&store).await.ok()?;
-        for name in names.iter().rev().filter(|name| sequence_of(name).is_some_and(|at| at <= last)) {
-            let Some(state) = read_snapshot(&store, name).await.filter(|s| s.head.sequence <= last) else {
-                continue;
-            };
-            if self.matches(&state).await.ok()? {
-                return Some(state);
+    /// The same, and what follows it up to `last`.
+    async fn load(&self, last: u64) -> Option<(State, Reader)> {
+        // One that is dropped while it is read would never end.
+        tokio::time::timeout(STORE_WITHIN, self.find(last)).await.ok()?.ok().flatten()
+    }
+
+    async fn find(&self, last: u64) -> Result<Option<(State, Reader)>, SnapshotError> {
+        let store = self.snapshots().await?;
+        let mut slot = snapshot_slot(last);
+        // By name, one after the other: a list of all would make the server load every block of the store.
+        loop {
+            if let Some(found) = self.look_into(&store, slot, last).await? {
+                return Ok(Some(found));
             }
-            tracing::warn!(name, "snapshot does not match the log, dropped");
-            // The one that belongs there can take its place.
-            let _ = store.delete(name).await;
+            let Some(before) = slot.checked_sub(SNAPSHOT_EVERY) else { return Ok(None) };
+            slot = before;
         }
-        None
+    }
+
+    async fn look_into(
+        &self,
+        store: &ObjectStore,
+        slot: u64,
+        last: u64,
+    ) -> Result<Option<(State, Reader)>, SnapshotError> {
+        let name = name_of(slot);
+        let info = match store.info(&name).await {
+            Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        let number = |of: &str| info.metadata.get(of)?.parse::<u64>().ok();
+        if info.deleted || number(FOLD) != Some(FOLD_VERSION.into()) {
+            return Ok(None);
+        }
+        let Some(at) = number(SEQUENCE).filter(|at| *at <= last) else { return Ok(None) };
+        // What follows comes in while the snapshot is fetched and decoded: each takes about as long as the other.
+        let (state, rest) = tokio::join!(read_snapshot(store, &name), self.read(CONTROL, Vec::new(), at + 1, last));
+        let Some(state) = state.filter(|s| s.head.sequence == at) else { return Ok(None) };
+        if self.matches(&state).await.map_err(failed)? {
+            return Ok(Some((state, rest.map_err(failed)?)));
+        }
+        tracing::warn!(name, "snapshot does not match the log, dropped");
+        // If it stays, it will be found out again.
+        let _ = store.delete(name).await;
+        Ok(None)
     }
 
     /// Whether the event at the snapshot's sequence carries the snapshot's chain hash. A log that does not answer says nothing.
@@ -112,8 +142,12 @@ impl Log {
     pub async fn fold(&self, last: Option<u64>) -> Result<State, ReadError> {
         let (_, end) = self.bounds(CONTROL).await?;
         let last = last.map_or(end, |l| l.min(end));
-        let mut state = self.load_snapshot(last).await.unwrap_or_default();
-        self.fold_on(&mut state, last, |_, _| ()).await?;
+        let Some((mut state, rest)) = self.load(last).await else {
+            let mut state = State::default();
+            self.fold_on(&mut state, last, |_, _| ()).await?;
+            return Ok(state);
+        };
+        self.fold_rest(&mut state, rest, last, |_, _| ()).await?;
         Ok(state)
     }
 
@@ -127,7 +161,7 @@ impl Log {
         let mut state = self.load_snapshot(last).await.unwrap_or_default();
         let mut is_kept = true;
         while last - state.head.sequence > SNAPSHOT_EVERY {
-            let next = state.head.sequence + SNAPSHOT_EVERY;
+            let next = snapshot_slot(state.head.sequence) + SNAPSHOT_EVERY;
             self.fold_on(&mut state, next, |_, _| ()).await?;
             if is_kept && let Err(error) = self.save_snapshot(&state).await {
                 // A store that is away is not waited for again and again.
@@ -147,10 +181,20 @@ impl Log {
         &self,
         state: &mut State,
         last: u64,
+        on_event: impl FnMut(&State, &arbees_fleet::Touched),
+    ) -> Result<(), ReadError> {
+        let rest = self.read(CONTROL, Vec::new(), state.head.sequence + 1, last).await?;
+        self.fold_rest(state, rest, last, on_event).await
+    }
+
+    async fn fold_rest(
+        &self,
+        state: &mut State,
+        mut rest: Reader,
+        last: u64,
         mut on_event: impl FnMut(&State, &arbees_fleet::Touched),
     ) -> Result<(), ReadError> {
-        let mut reader = self.read(CONTROL, Vec::new(), state.head.sequence + 1, last).await?;
-        while let Some(stored) = reader.next().await? {
+        while let Some(stored) = rest.next().await? {
             let entry: Entry = stored.entry();
             match state.fold(&entry) {
                 Ok((touched, _)) => on_event(state, &touched),
@@ -166,31 +210,22 @@ impl Log {
     }
 }
 
-/// The name of the snapshot at `sequence`: first the fold's version, as those of another one are of no use.
-fn name_of(sequence: u64) -> String {
-    format!("v{FOLD_VERSION}-{sequence:020}")
+/// Where the snapshot of a state at `sequence` has its place: one for each [`SNAPSHOT_EVERY`] events, whoever makes it.
+#[must_use]
+pub const fn snapshot_slot(sequence: u64) -> u64 {
+    sequence - sequence % SNAPSHOT_EVERY
 }
 
-/// The version and the sequence that a snapshot is named after.
-fn version_and_sequence(name: &str) -> Option<(u32, u64)> {
-    let (version, sequence) = name.strip_prefix('v')?.split_once('-')?;
-    Some((version.parse().ok()?, sequence.parse().ok()?))
+fn name_of(slot: u64) -> String {
+    format!("control-{slot:020}")
 }
 
-/// The sequence of a snapshot of this fold.
-fn sequence_of(name: &str) -> Option<u64> {
-    version_and_sequence(name).filter(|(version, _)| *version == FOLD_VERSION).map(|(_, sequence)| sequence)
-}
-
-/// Of these names, oldest first, those that are dropped: what is too many, and what an older program left. (What a newer one
-/// keeps is not ours to judge.)
-fn superfluous(names: &[String]) -> impl Iterator<Item = &String> {
-    let ours: Vec<(&String, u64)> = names.iter().filter_map(|name| Some((name, sequence_of(name)?))).collect();
-    let older = ours.len().saturating_sub(KEPT_ALL);
-    let is_kept = |at: u64| (at / SNAPSHOT_EVERY).is_multiple_of(KEPT_OF_OLDER);
-    let too_many = ours.into_iter().take(older).filter(move |(_, at)| !is_kept(*at)).map(|(name, _)| name);
-    let is_outdated = |name: &&String| version_and_sequence(name).is_none_or(|(version, _)| version < FOLD_VERSION);
-    names.iter().filter(is_outdated).chain(too_many)
+/// The slot that is emptied when that of `slot` is filled.
+const fn superfluous(slot: u64) -> Option<u64> {
+    match slot.checked_sub(KEPT_ALL * SNAPSHOT_EVERY) {
+        Some(old) if !(old / SNAPSHOT_EVERY).is_multiple_of(KEPT_OF_OLDER) => Some(old),
+        _ => None,
+    }
 }
 
 async fn read_snapshot(store: &ObjectStore, name: &str) -> Option<State> {
@@ -206,19 +241,14 @@ mod tests {
 
     #[test]
     fn of_old_snapshots_one_in_ten_is_kept_and_all_of_the_newest() {
-        let names: Vec<String> = (1..=1_100u64).map(|n| name_of(n * SNAPSHOT_EVERY + 7)).collect();
-        let dropped: Vec<&String> = superfluous(&names).collect();
-        assert_eq!(dropped.len(), 90);
-        assert!(dropped.iter().all(|name| sequence_of(name).unwrap() < 101 * SNAPSHOT_EVERY));
-        assert!(!dropped.contains(&&names[49]), "the fiftieth is one in ten");
-        assert_eq!(superfluous(&names[..1_000]).count(), 0);
-    }
-
-    #[test]
-    fn what_older_programs_left_is_dropped_and_what_newer_ones_keep_is_let_be() {
-        let newer = format!("v{}-{:020}", FOLD_VERSION + 1, 1);
-        let older = format!("v{}-{:020}", FOLD_VERSION - 1, 1);
-        let names = ["control-00000000000000010000".to_owned(), older.clone(), newer, name_of(1)];
-        assert_eq!(superfluous(&names).collect::<Vec<_>>(), [&names[0], &older]);
+        let mut kept = std::collections::BTreeSet::new();
+        for slot in (0..2_000).map(|n| n * SNAPSHOT_EVERY) {
+            kept.insert(slot);
+            if let Some(old) = superfluous(slot) {
+                assert!(kept.remove(&old));
+            }
+        }
+        let of_newest = kept.range(1_000 * SNAPSHOT_EVERY..).count();
+        assert_eq!((of_newest, kept.len() - of_newest), (1_000, 100));
     }
 }

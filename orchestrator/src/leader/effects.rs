@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arbees_core::bus::notify;
-use arbees_core::log::{CONTROL, ReadError, SNAPSHOT_EVERY, Verdict};
+use arbees_core::log::{CONTROL, ReadError, Verdict, snapshot_slot};
 use arbees_fleet::decide::Medium;
 use arbees_fleet::{Effect, Input};
 use arbees_proto::{Payload, v1};
@@ -65,7 +65,7 @@ impl Desk<'_> {
 
     pub(super) fn snapshot_if_due(&mut self) {
         let sequence = self.fleet.state().head.sequence;
-        if sequence.saturating_sub(self.snapshot_at) < SNAPSHOT_EVERY {
+        if snapshot_slot(sequence) <= snapshot_slot(self.snapshot_at) {
             return;
         }
         self.snapshot_at = sequence;
