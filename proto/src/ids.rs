@@ -150,9 +150,7 @@ impl GameId {
 impl FromStr for GameId {
     type Err = BadId;
     fn from_str(s: &str) -> Result<Self, BadId> {
-        check(s)?;
-        let (league, event) = s.split_once('-').ok_or_else(|| BadId::Game(s.to_owned()))?;
-        Self::new(league.parse()?, event)
+        s.to_owned().try_into()
     }
 }
 
@@ -165,7 +163,11 @@ impl fmt::Display for GameId {
 impl TryFrom<String> for GameId {
     type Error = BadId;
     fn try_from(s: String) -> Result<Self, BadId> {
-        s.parse()
+        check(&s)?;
+        let (league, event) = s.split_once('-').ok_or_else(|| BadId::Game(s.clone()))?;
+        let league = league.parse()?;
+        check(event)?;
+        Ok(Self { league, text: s.into() })
     }
 }
 
