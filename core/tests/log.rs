@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arbees_core::config::LogConfig;
-use arbees_core::log::{self, CONTROL, ConnectError, Log};
+use arbees_core::log::{self, CONTROL, ConnectError, Log, snapshot_slot};
 use arbees_core::retry::{Policy, retry};
 use arbees_fleet::append::Outcome;
 use arbees_fleet::decide::Now;
@@ -242,14 +242,22 @@ async fn a_snapshot_is_used_when_it_matches_the_log_and_ignored_when_it_does_not
     assert_eq!(log.load_snapshot(300).await.as_ref(), Some(fleet.state()));
     assert_eq!(log.load_snapshot(299).await, None, "none from beyond the moment asked for");
     let at_300 = fleet.state().clone();
-    let (expected, events) = discovered(&mut fleet, 300, 50);
-    append(&log, expected, &events).await;
+    for round in 1..7 {
+        let (expected, events) = discovered(&mut fleet, round * 400, 400);
+        append(&log, expected, &events).await;
+    }
+    let end = fleet.state().head.sequence;
+    assert!(snapshot_slot(end) > 0, "{end} has a slot of its own");
     let mut forged = fleet.state().clone();
     forged.head.hash[0] ^= 1;
     log.save_snapshot(&forged).await.unwrap();
-    assert_eq!(log.load_snapshot(350).await, Some(at_300), "the forged one is passed over");
+    assert_eq!(log.load_snapshot(end - 1).await, Some(at_300.clone()), "the newest is from beyond");
+    assert_eq!(log.load_snapshot(end).await, Some(at_300), "the forged one is passed over");
     assert_eq!(&log.fold(None).await.unwrap(), fleet.state());
     assert_eq!(log.fold(Some(120)).await.unwrap().head.sequence, 120);
+    // Whoever folds the log leaves one at the slot itself, in place of the forged one.
+    log.fold_leaving_snapshots(None).await.unwrap();
+    assert_eq!(log.load_snapshot(end).await.unwrap().head.sequence, snapshot_slot(end));
 }
 
 #[tokio::test]

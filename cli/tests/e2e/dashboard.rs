@@ -22,7 +22,8 @@ impl Browser {
         arbees_core::install_tls();
         let port = arbees_testkit::servers::PortLease::take().unwrap();
         let mut command = tokio::process::Command::new("chromedriver");
-        command.arg(format!("--port={}", port.port())).kill_on_drop(true);
+        // A group of its own, for the browser that it starts outlives it.
+        command.arg(format!("--port={}", port.port())).kill_on_drop(true).process_group(0);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let Ok(driver) = command.spawn() else {
             println!("NO BROWSER on this machine (chromium, chromium-driver): the dashboard was not drawn");
@@ -82,6 +83,15 @@ impl Browser {
     async fn close(mut self) {
         Client::new().delete(&self.session).send().await.unwrap();
         self.driver.kill().await.unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(group) = self.driver.id().and_then(|id| i32::try_from(id).ok()) {
+            // After a test that failed; one that is over has waited for its driver.
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
+        }
     }
 }
 

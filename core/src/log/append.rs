@@ -161,7 +161,17 @@ impl Log {
     /// # Errors
     /// When the server refuses, or does not answer: then the outcome is unknown.
     pub async fn publish(&self, subject: String, event: &v1::Event, message_id: &str) -> Result<u64, ApiError> {
-        let mut headers = HeaderMap::new();
+        self.publish_with(HeaderMap::new(), subject, event, message_id).await
+    }
+
+    /// The same, with `headers` that say more.
+    pub(super) async fn publish_with(
+        &self,
+        mut headers: HeaderMap,
+        subject: String,
+        event: &v1::Event,
+        message_id: &str,
+    ) -> Result<u64, ApiError> {
         headers.insert(HEADER_TYPE, event.payload.as_ref().map_or("", arbees_proto::subject::type_name));
         headers.insert(MESSAGE_ID, message_id);
         let place = traces::place_of(event);

@@ -5,15 +5,12 @@ use std::time::Duration;
 use arbees_fleet::decide::Probe;
 use arbees_fleet::lease::Last;
 use arbees_fleet::state::ServiceKey;
-use arbees_proto::envelope::HEADER_TYPE;
-use arbees_proto::{EventId, Payload, envelope, subject, v1};
+use arbees_proto::{EventId, Payload, envelope, v1};
 use async_nats::HeaderMap;
 use futures::StreamExt as _;
-use prost::Message as _;
 
 use super::{HEARTBEATS, Log, ReadError, Stored};
 use crate::time::now_us;
-use crate::traces;
 
 const EXPECTED_LAST_ON_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -48,20 +45,9 @@ impl Log {
     /// Publishes `event` on `subject` if the last message there has the sequence `expected`.
     pub async fn beat(&self, subject: String, event: &v1::Event, message_id: &str, expected: u64) -> Beaten {
         let mut headers = HeaderMap::new();
-        headers.insert(HEADER_TYPE, event.payload.as_ref().map_or("", subject::type_name));
-        headers.insert(MESSAGE_ID, message_id);
         headers.insert(EXPECTED_LAST_ON_SUBJECT, expected.to_string());
-        let place = traces::place_of(event);
-        if let Some(place) = place {
-            headers.insert(traces::HEADER, place.to_header());
-        }
-        match self.publish_acked(subject, headers, event.encode_to_vec().into()).await {
-            Ok(sequence) => {
-                if let Some(place) = place {
-                    traces::sent(event, place, None);
-                }
-                Beaten::Stored { sequence }
-            }
+        match self.publish_with(headers, subject, event, message_id).await {
+            Ok(sequence) => Beaten::Stored { sequence },
             Err(error) if error.has_code(CONFLICT) || error.has_code(CONFLICT_IN_FLIGHT) => Beaten::Refused,
             // A server that is full or ill: nothing is known of what stands there.
             Err(_) => Beaten::Unknown,

@@ -76,16 +76,11 @@ impl Log {
 
     /// The newest snapshot at or before `last` that matches the log; none when there is none, or the store is away.
     pub async fn load_snapshot(&self, last: u64) -> Option<State> {
-        self.load(last).await.map(|(state, _)| state)
-    }
-
-    /// The same, and what follows it up to `last`.
-    async fn load(&self, last: u64) -> Option<(State, Reader)> {
         // One that is dropped while it is read would never end.
         tokio::time::timeout(STORE_WITHIN, self.find(last)).await.ok()?.ok().flatten()
     }
 
-    async fn find(&self, last: u64) -> Result<Option<(State, Reader)>, SnapshotError> {
+    async fn find(&self, last: u64) -> Result<Option<State>, SnapshotError> {
         let store = self.snapshots().await?;
         let mut slot = snapshot_slot(last);
         // By name, one after the other: a list of all would make the server load every block of the store.
@@ -98,12 +93,7 @@ impl Log {
         }
     }
 
-    async fn look_into(
-        &self,
-        store: &ObjectStore,
-        slot: u64,
-        last: u64,
-    ) -> Result<Option<(State, Reader)>, SnapshotError> {
+    async fn look_into(&self, store: &ObjectStore, slot: u64, last: u64) -> Result<Option<State>, SnapshotError> {
         let name = name_of(slot);
         let info = match store.info(&name).await {
             Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(None),
@@ -114,11 +104,9 @@ impl Log {
             return Ok(None);
         }
         let Some(at) = number(SEQUENCE).filter(|at| *at <= last) else { return Ok(None) };
-        // What follows comes in while the snapshot is fetched and decoded: each takes about as long as the other.
-        let (state, rest) = tokio::join!(read_snapshot(store, &name), self.read(CONTROL, Vec::new(), at + 1, last));
-        let Some(state) = state.filter(|s| s.head.sequence == at) else { return Ok(None) };
+        let Some(state) = read_snapshot(store, &name).await.filter(|s| s.head.sequence == at) else { return Ok(None) };
         if self.matches(&state).await.map_err(failed)? {
-            return Ok(Some((state, rest.map_err(failed)?)));
+            return Ok(Some(state));
         }
         tracing::warn!(name, "snapshot does not match the log, dropped");
         // If it stays, it will be found out again.
@@ -142,12 +130,8 @@ impl Log {
     pub async fn fold(&self, last: Option<u64>) -> Result<State, ReadError> {
         let (_, end) = self.bounds(CONTROL).await?;
         let last = last.map_or(end, |l| l.min(end));
-        let Some((mut state, rest)) = self.load(last).await else {
-            let mut state = State::default();
-            self.fold_on(&mut state, last, |_, _| ()).await?;
-            return Ok(state);
-        };
-        self.fold_rest(&mut state, rest, last, |_, _| ()).await?;
+        let mut state = self.load_snapshot(last).await.unwrap_or_default();
+        self.fold_on(&mut state, last, |_, _| ()).await?;
         Ok(state)
     }
 
@@ -159,17 +143,19 @@ impl Log {
         let (_, end) = self.bounds(CONTROL).await?;
         let last = last.map_or(end, |l| l.min(end));
         let mut state = self.load_snapshot(last).await.unwrap_or_default();
+        let mut reader = self.read(CONTROL, Vec::new(), state.head.sequence + 1, last).await?;
         let mut is_kept = true;
-        while last - state.head.sequence > SNAPSHOT_EVERY {
-            let next = snapshot_slot(state.head.sequence) + SNAPSHOT_EVERY;
-            self.fold_on(&mut state, next, |_, _| ()).await?;
+        let mut next = snapshot_slot(state.head.sequence) + SNAPSHOT_EVERY;
+        while next <= last {
+            self.fold_up_to(&mut reader, &mut state, next, |_, _| ()).await?;
             if is_kept && let Err(error) = self.save_snapshot(&state).await {
                 // A store that is away is not waited for again and again.
                 is_kept = false;
                 tracing::warn!(sequence = state.head.sequence, %error, "snapshots not kept");
             }
+            next += SNAPSHOT_EVERY;
         }
-        self.fold_on(&mut state, last, |_, _| ()).await?;
+        self.fold_up_to(&mut reader, &mut state, last, |_, _| ()).await?;
         Ok(state)
     }
 
@@ -183,18 +169,19 @@ impl Log {
         last: u64,
         on_event: impl FnMut(&State, &arbees_fleet::Touched),
     ) -> Result<(), ReadError> {
-        let rest = self.read(CONTROL, Vec::new(), state.head.sequence + 1, last).await?;
-        self.fold_rest(state, rest, last, on_event).await
+        let mut reader = self.read(CONTROL, Vec::new(), state.head.sequence + 1, last).await?;
+        self.fold_up_to(&mut reader, state, last, on_event).await
     }
 
-    async fn fold_rest(
+    async fn fold_up_to(
         &self,
+        reader: &mut Reader,
         state: &mut State,
-        mut rest: Reader,
         last: u64,
         mut on_event: impl FnMut(&State, &arbees_fleet::Touched),
     ) -> Result<(), ReadError> {
-        while let Some(stored) = rest.next().await? {
+        while state.head.sequence < last {
+            let Some(stored) = reader.next().await? else { break };
             let entry: Entry = stored.entry();
             match state.fold(&entry) {
                 Ok((touched, _)) => on_event(state, &touched),
@@ -231,7 +218,7 @@ const fn superfluous(slot: u64) -> Option<u64> {
 async fn read_snapshot(store: &ObjectStore, name: &str) -> Option<State> {
     let mut bytes = Vec::new();
     store.get(name).await.ok()?.read_to_end(&mut bytes).await.ok()?;
-    // 10,000 games take 40 ms: too long for a thread on which others wait.
+    // 10,000 games take 20 ms: too long for a thread on which others wait.
     tokio::task::spawn_blocking(move || State::from_snapshot(&bytes)).await.ok()?
 }
 
