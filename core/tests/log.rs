@@ -234,7 +234,7 @@ async fn the_last_message_of_each_subject_is_found_among_many() {
 
 #[tokio::test]
 async fn a_snapshot_is_used_when_it_matches_the_log_and_ignored_when_it_does_not() {
-    let (_scratch, _nats, log) = server("snapshot").await;
+    let (_scratch, nats, log) = server("snapshot").await;
     let mut fleet = fleet(State::default(), "a");
     let (expected, events) = discovered(&mut fleet, 0, 300);
     append(&log, expected, &events).await;
@@ -258,6 +258,13 @@ async fn a_snapshot_is_used_when_it_matches_the_log_and_ignored_when_it_does_not
     // Whoever folds the log leaves one at the slot itself, in place of the forged one.
     log.fold_leaving_snapshots(None).await.unwrap();
     assert_eq!(found(end).await, Some(snapshot_slot(end)));
+    // Who reads it meanwhile is not disturbed by another that folds the same.
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let store = async_nats::jetstream::new(client).get_object_store("SNAPSHOTS").await.unwrap();
+    let name = format!("control-{:020}", snapshot_slot(end));
+    let before = store.info(&name).await.unwrap();
+    log.save_snapshot(&log.fold(Some(snapshot_slot(end))).await.unwrap()).await.unwrap();
+    assert_eq!(store.info(&name).await.unwrap().nuid, before.nuid);
 }
 
 #[tokio::test]

@@ -364,9 +364,10 @@ impl State {
 mod tests {
     use super::*;
 
-    /// A state in which every field says something. Written out: a new field must be thought of here.
+    /// A state in which every field says something that no other field says, with every status and phase there is. Written out:
+    /// a new field must be thought of here.
     fn full() -> State {
-        let event = EventId::derive(1_790_000_000_000_000, &[b"event"]);
+        let event = |n: u8| EventId::derive(1_790_000_000_000_000, &[&[n]]);
         let shard = ShardId::strict("shard_01").unwrap();
         let team = |name: &str| v1::Team { name: name.to_owned(), abbreviation: name[..2].to_owned() };
         let market = v1::Market {
@@ -398,8 +399,8 @@ mod tests {
             owner: Some(owner),
             queued_since_us: Some(15),
             pin: Some(shard.clone()),
-            origin: event,
-            last_event: event,
+            origin: event(1),
+            last_event: event(2),
             last_sequence: 16,
         };
         let service = Service {
@@ -421,17 +422,28 @@ mod tests {
             failed_checks: vec!["redis_ok".to_owned()],
             breaker: Breaker { circuit: Circuit::HalfOpen, failures: 22, successes: 23, opened_at_us: 24 },
             drain: Drain::Draining,
-            standing: event,
+            standing: event(3),
             last_sequence: 25,
         };
+        let phases =
+            [Phase::Scheduled, Phase::Live, Phase::Suspended, Phase::Postponed, Phase::Canceled, Phase::Finished];
+        let games = phases.into_iter().enumerate();
+        let games = games.map(|(n, phase)| (format!("nfl-{n}").parse().unwrap(), Game { phase, ..game.clone() }));
+        let kinds = ServiceKind::ALL.into_iter().zip(Status::ALL);
+        let circuits = [Circuit::Closed, Circuit::Open, Circuit::HalfOpen].into_iter().cycle();
+        let drains = [Drain::No, Drain::Draining, Drain::Drained].into_iter().cycle();
+        let services = kinds.zip(circuits.zip(drains)).map(|((kind, status), (circuit, drain))| {
+            let breaker = Breaker { circuit, ..service.breaker };
+            (ServiceKey { kind, instance: shard.clone() }, Service { status, breaker, drain, ..service.clone() })
+        });
         State {
             fold_version: FOLD_VERSION,
             head: Head { sequence: 1, hash: [2; 32], generation: 3, term: 4, occurred_at_us: -5, skipped: 6 },
-            games: [("nfl-1".parse().unwrap(), game)].into(),
-            services: [(ServiceKey::shard(shard), service)].into(),
+            games: games.collect(),
+            services: services.collect(),
             brake_since_us: Some(26),
             paused: true,
-            shadow: true,
+            shadow: false,
         }
     }
 
@@ -454,6 +466,6 @@ mod tests {
     #[test]
     fn the_layout_of_a_snapshot_is_that_of_its_version() {
         let hash = blake3::hash(&full().to_snapshot()).to_hex();
-        assert_eq!((FOLD_VERSION, &hash[..16]), (4, "0d709c6bb1417462"));
+        assert_eq!((FOLD_VERSION, &hash[..16]), (4, "b8f1504a6e5a26e1"));
     }
 }

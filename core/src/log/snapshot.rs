@@ -1,9 +1,11 @@
 //! Snapshots of the folded state in an object store, so that a start need not fold the whole log.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use arbees_fleet::state::FOLD_VERSION;
 use arbees_fleet::{Entry, State};
+use arbees_proto::envelope::{self, Hash};
 use async_nats::jetstream::object_store::{self, DeleteErrorKind, InfoErrorKind, ObjectMetadata, ObjectStore};
 use tokio::io::AsyncReadExt as _;
 
@@ -20,9 +22,13 @@ const KEPT_OF_OLDER: u64 = 10;
 /// A store that does not answer within this is away: all is folded without it.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is told of a snapshot beside it: the sequence it is of, which is that of its slot or comes soon after, and the version
-/// of the fold that made it.
+/// One snapshot takes no longer than this: one that is dropped or replaced while it is read would never end.
+const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is told of a snapshot beside it: the sequence it is of, which is that of its slot or comes soon after, the chain hash
+/// there, and the version of the fold that made it.
 const SEQUENCE: &str = "sequence";
+const HASH: &str = "hash";
 const FOLD: &str = "fold";
 
 /// Anything that went wrong with the object store.
@@ -58,16 +64,23 @@ impl Log {
     async fn save(&self, state: &State) -> Result<(), SnapshotError> {
         let store = self.snapshots().await?;
         let slot = snapshot_slot(state.head.sequence);
-        let metadata = [(SEQUENCE, state.head.sequence.to_string()), (FOLD, FOLD_VERSION.to_string())];
-        let about = ObjectMetadata {
-            name: name_of(slot),
-            metadata: metadata.map(|(name, value)| (name.to_owned(), value)).into(),
-            ..ObjectMetadata::default()
-        };
+        let name = name_of(slot);
+        let metadata = HashMap::from([
+            (SEQUENCE.to_owned(), state.head.sequence.to_string()),
+            (HASH.to_owned(), envelope::hex(&state.head.hash)),
+            (FOLD.to_owned(), FOLD_VERSION.to_string()),
+        ]);
+        if store.info(&name).await.is_ok_and(|there| !there.deleted && there.metadata == metadata) {
+            // Another orchestrator has left it there. To replace it would only disturb its readers.
+            return Ok(());
+        }
+        let about = ObjectMetadata { name, metadata, ..ObjectMetadata::default() };
         store.put(about, &mut state.to_snapshot().as_slice()).await.map_err(failed)?;
         if let Some(old) = superfluous(slot) {
             match store.delete(name_of(old)).await {
-                Err(error) if error.kind() != DeleteErrorKind::NotFound => return Err(failed(error)),
+                Err(error) if error.kind() != DeleteErrorKind::NotFound => {
+                    tracing::warn!(old, %error, "an old snapshot stays");
+                }
                 _ => {}
             }
         }
@@ -76,7 +89,6 @@ impl Log {
 
     /// The newest snapshot at or before `last` that matches the log; none when there is none, or the store is away.
     pub async fn load_snapshot(&self, last: u64) -> Option<State> {
-        // One that is dropped while it is read would never end.
         tokio::time::timeout(STORE_WITHIN, self.find(last)).await.ok()?.ok().flatten()
     }
 
@@ -99,25 +111,26 @@ impl Log {
             Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed)?,
         };
-        let number = |of: &str| info.metadata.get(of)?.parse::<u64>().ok();
-        if info.deleted || number(FOLD) != Some(FOLD_VERSION.into()) {
+        let told = |of: &str| info.metadata.get(of).map(String::as_str).unwrap_or_default();
+        if info.deleted || told(FOLD) != FOLD_VERSION.to_string() {
             return Ok(None);
         }
-        let Some(at) = number(SEQUENCE).filter(|at| *at <= last) else { return Ok(None) };
-        let Some(state) = read_snapshot(store, &name).await.filter(|s| s.head.sequence == at) else { return Ok(None) };
-        if self.matches(&state).await.map_err(failed)? {
-            return Ok(Some(state));
+        let at = told(SEQUENCE).parse::<u64>().ok().filter(|at| *at <= last);
+        let (Some(at), Some(hash)) = (at, envelope::unhex(told(HASH))) else { return Ok(None) };
+        if !self.has(at, &hash).await.map_err(failed)? {
+            tracing::warn!(name, "snapshot does not match the log, dropped");
+            // If it stays, it will be found out again.
+            let _ = store.delete(name).await;
+            return Ok(None);
         }
-        tracing::warn!(name, "snapshot does not match the log, dropped");
-        // If it stays, it will be found out again.
-        let _ = store.delete(name).await;
-        Ok(None)
+        let state = tokio::time::timeout(READ_WITHIN, read_snapshot(store, &name)).await.ok().flatten();
+        Ok(state.filter(|s| s.head.sequence == at && s.head.hash == hash))
     }
 
-    /// Whether the event at the snapshot's sequence carries the snapshot's chain hash. A log that does not answer says nothing.
-    async fn matches(&self, state: &State) -> Result<bool, ReadError> {
-        match self.get(CONTROL, state.head.sequence).await {
-            Ok(stored) => Ok(stored.entry().hash == Some(state.head.hash)),
+    /// Whether the event at `sequence` carries this chain hash. A log that does not answer says nothing.
+    async fn has(&self, sequence: u64, hash: &Hash) -> Result<bool, ReadError> {
+        match self.get(CONTROL, sequence).await {
+            Ok(stored) => Ok(stored.entry().hash.as_ref() == Some(hash)),
             Err(error) if error.has_code(NO_MESSAGE) => Ok(false),
             Err(error) => Err(error),
         }

@@ -75,6 +75,7 @@ impl Desk<'_> {
             self.log_is_shorter(&known, state.head.sequence);
         }
         let head = state.head.clone();
+        self.snapshot_at = head.sequence;
         self.pulse.send_modify(|p| {
             p.another_leads |= head.term > known.term;
             p.head = head;

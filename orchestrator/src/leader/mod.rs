@@ -312,6 +312,8 @@ impl Desk<'_> {
         let head = self.fleet.state().head.clone();
         Ok(match outcome {
             Ok(Outcome::Stored { .. }) => {
+                // What whoever led before has kept is nearer to its slot than what we would keep now.
+                self.snapshot_at = head.sequence;
                 self.pulse.send_modify(|p| (p.head, p.leads, p.another_leads) = (head.clone(), true, false));
                 let games = self.fleet.state().games.len();
                 tracing::info!(term = head.term, sequence = head.sequence, games, "leading");
