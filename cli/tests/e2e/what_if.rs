@@ -33,12 +33,12 @@ async fn a_replay_does_what_was_done_and_tells_what_other_settings_would_have() 
     leader_may_judge().await;
     // A replayed leader listens for 15 s of what is kept before it leads: nothing may happen before.
     tokio::time::sleep(Duration::from_secs(16)).await;
-    // One freezes for 5 s, which is longer than its lease.
+    // One freezes for 5 s, which is longer than its lease, and stays frozen for as long again once it is lost.
     let frozen = busiest(&plane.state().await);
     let its = games_of(&plane.state().await, &frozen);
     plane.programs.process(&frozen).unwrap().signal(Signal::SIGSTOP);
     plane.until("its games to be watched elsewhere", |s| moved(s, &its, &frozen)).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     plane.programs.process(&frozen).unwrap().signal(Signal::SIGCONT);
     plane.until("the frozen shard to be well again", |s| is(well(s, &frozen), true)).await;
     // One is killed.

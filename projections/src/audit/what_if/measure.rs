@@ -26,6 +26,11 @@ impl Beats {
         }
     }
 
+    /// Whoever beats on the log is not there when its beats are further apart.
+    pub const fn limit_us(&self) -> i64 {
+        self.limit_us
+    }
+
     pub fn note(&mut self, shard: ShardId, now_us: i64, on_log: bool) {
         self.last_us.insert(shard, (now_us, on_log));
     }

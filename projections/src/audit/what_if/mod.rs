@@ -28,8 +28,8 @@ use super::{AuditError, Moment, PROGRESS_EVERY, Source, sequence_at};
 const TICK: i64 = SECOND / 5;
 /// So long before the beginning a replayed leader listens: whoever beats has beaten by then.
 const LISTENS: i64 = 15 * SECOND;
-/// Heartbeats are read so far ahead: whoever beats again within this is there.
-const AHEAD: i64 = 3 * SECOND;
+/// Heartbeats are read so many intervals ahead, for whoever misses two is not there.
+const AHEAD: i64 = 3;
 /// How often a league's whole slate is read.
 const SLATE_EVERY: i64 = 30 * SECOND;
 
@@ -186,6 +186,7 @@ pub async fn what_if(
         happened,
         open,
         to_come: VecDeque::new(),
+        ahead_us: AHEAD * as_set.log_interval,
         measure: Measure::new(from_us),
         from_us,
         news: News::default(),
@@ -262,8 +263,9 @@ struct Film {
     from_us: i64,
     /// Incidents that lasted when it began.
     open: BTreeSet<String>,
-    /// Heartbeats that were read and not yet played.
+    /// Heartbeats that were read and not yet played, and for how long they wait.
     to_come: VecDeque<(i64, u64, v1::Event)>,
+    ahead_us: i64,
     /// What came since the last tick.
     news: News,
     /// The next tick.
@@ -314,7 +316,7 @@ impl Film {
             self.recording.will_beat(now_us, &event);
             self.to_come.push_back((now_us, stored.sequence, event));
         }
-        self.play(now_us - AHEAD, replayed);
+        self.play(now_us - self.ahead_us, replayed);
     }
 
     /// Plays all heartbeats up to `to_us`.
@@ -330,12 +332,15 @@ impl Film {
         let is_before = now_us < self.from_us;
         // What a heartbeat tells is held against what was so by then.
         self.hear_to(now_us);
+        // Until then the sender had not beaten.
+        if !is_before {
+            replayed.iter_mut().for_each(|one| one.run_to(now_us, &self.recording));
+        }
         self.recording.beat(now_us, event);
         for one in replayed.iter_mut() {
             if is_before {
                 one.listen(at(now_us), event, sequence);
             } else {
-                one.run_to(now_us, &self.recording);
                 one.beat(at(now_us), event, sequence, &self.recording);
             }
         }

@@ -45,9 +45,9 @@ pub(super) struct Recording {
     losses: BTreeMap<ServiceKey, Vec<Loss>>,
     slate: BTreeMap<GameId, GameReport>,
     beats: Beats,
-    /// The last beat of each service that was played, and the last that was read.
+    /// The last beat of each service that was played, and those that were read and are yet to be played.
     played_us: BTreeMap<ServiceKey, i64>,
-    read_us: BTreeMap<ServiceKey, i64>,
+    read_us: BTreeMap<ServiceKey, VecDeque<i64>>,
 }
 
 impl Recording {
@@ -115,19 +115,26 @@ impl Recording {
         if key.kind == ServiceKind::Shard {
             self.beats.note(key.instance.clone(), now_us, true);
         }
+        if let Some(to_come) = self.read_us.get_mut(&key) {
+            while to_come.front().is_some_and(|at_us| *at_us <= now_us) {
+                to_come.pop_front();
+            }
+        }
         self.played_us.insert(key, now_us);
     }
 
     /// Notes who will beat at `at_us`.
     pub fn will_beat(&mut self, at_us: i64, event: &v1::Event) {
         if let Some(key) = sender(event) {
-            self.read_us.insert(key, at_us);
+            self.read_us.entry(key).or_default().push_back(at_us);
         }
     }
 
-    /// Whether the service beats again soon: it is there.
-    pub fn beats_again(&self, key: &ServiceKey, now_us: i64) -> bool {
-        self.read_us.get(key).is_some_and(|at_us| *at_us > now_us)
+    /// Whether the service is there: no beat is missing between its last one and its next. One that is frozen now does beat
+    /// again, and says nothing until then.
+    pub fn is_there(&self, key: &ServiceKey) -> bool {
+        let (last, next) = (self.played_us.get(key), self.read_us.get(key).and_then(VecDeque::front));
+        matches!((last, next), (Some(last), Some(next)) if next - last <= self.beats.limit_us())
     }
 
     /// What a service that is asked at `now_us` whether it is there answers.
@@ -246,10 +253,27 @@ mod tests {
         let service = v1::Service { kind: "shard".into(), instance: "a".into(), ..Default::default() };
         let beat = v1::Heartbeat { service: Some(service), ..Default::default() };
         let beat = v1::Event { payload: Some(Payload::Heartbeat(beat)), ..Default::default() };
-        recording.will_beat(103 * S, &beat);
-        assert!(recording.beats_again(&key, 102 * S) && !recording.beats_again(&key, 103 * S));
         recording.beat(103 * S, &beat);
         assert_eq!(recording.probe(&key, 105 * S), silent, "another process may be asked anew");
+    }
+
+    #[test]
+    fn who_is_frozen_is_not_there_though_it_beats_again() {
+        const S: i64 = arbees_fleet::SECOND;
+        let service = v1::Service { kind: "shard".into(), instance: "a".into(), ..Default::default() };
+        let beat = v1::Heartbeat { service: Some(service), ..Default::default() };
+        let beat = v1::Event { payload: Some(Payload::Heartbeat(beat)), ..Default::default() };
+        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
+        let key = ServiceKey::shard("a".parse().unwrap());
+        // It freezes at 102 s, thaws at 106 s with two beats at once, and is gone after 107 s.
+        let beats = [101 * S, 102 * S, 106 * S, 106 * S + 32_000, 107 * S];
+        beats.iter().for_each(|at_us| recording.will_beat(*at_us, &beat));
+        assert!(!recording.is_there(&key), "it was not heard yet");
+        let there = beats.map(|at_us| {
+            recording.beat(at_us, &beat);
+            recording.is_there(&key)
+        });
+        assert_eq!(there, [true, false, true, true, false]);
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Replayed {
     fn beat_again(&mut self, now: Now, key: &ServiceKey, recording: &Recording) {
         let Some(said) = self.said.get_mut(key) else { return };
         said.again_us = None;
-        if !recording.beats_again(key, now.wall_us) {
+        if !recording.is_there(key) {
             return;
         }
         said.sequence += 1;
