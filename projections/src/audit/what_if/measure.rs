@@ -110,35 +110,18 @@ fn unwatched_since(game: &Game, now_us: i64, beats: &Beats) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use arbees_fleet::state::Owner;
-    use arbees_proto::{Epoch, EventId, v1};
 
+    use super::super::samples::{S, live};
     use super::*;
 
-    const S: i64 = arbees_fleet::SECOND;
-
     fn with(owner: Option<Owner>) -> State {
-        let id: GameId = "nfl-1".parse().unwrap();
-        let nothing = EventId([0; 16]);
-        let game = Game {
-            info: v1::Game::default(),
-            phase: Phase::Live,
-            phase_since_us: 100 * S,
-            status: String::new(),
-            owner,
-            queued_since_us: None,
-            pin: None,
-            origin: nothing,
-            last_event: nothing,
-            last_sequence: 1,
-        };
         let mut state = State::default();
-        state.games.insert(id, game);
+        state.games.insert("nfl-1".parse().unwrap(), live(100 * S, owner));
         state
     }
 
     fn owner(confirmed_at_us: Option<i64>) -> Option<Owner> {
-        let shard: ShardId = "a".parse().unwrap();
-        Some(Owner { shard, epoch: Epoch(1), since_us: 110 * S, confirmed_at_us, markets: None })
+        super::super::samples::owner(1, 110 * S, confirmed_at_us)
     }
 
     fn beats(at_us: i64) -> Beats {

@@ -2,13 +2,15 @@
 //! what comes of it is counted beside what happened.
 //!
 //! A replay knows what was recorded and no more. Services that beat over Redis alone left no heartbeats: they are taken to have
-//! beaten until the silence that they were declared lost for. A shard takes up what it is given at its next heartbeat, unless
-//! it left that very game out in truth. Whoever is asked whether it is there does not answer, unless its connection was seen to
-//! close. One leader leads throughout, and has listened for long enough to judge when it begins.
+//! beaten until the silence that they were declared lost for. A shard that misses no beat takes up what it is given a moment later,
+//! unless it left that very game out in truth. Whoever is asked whether it is there does not answer, unless its silence was judged by
+//! nobody though it lasted for long enough. One leader leads throughout, and has listened for long enough to judge when it begins.
 
 mod measure;
 mod recording;
 mod replayed;
+#[cfg(test)]
+mod samples;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -34,12 +36,13 @@ const AHEAD: i64 = 3;
 const SLATE_EVERY: i64 = 30 * SECOND;
 
 /// Kinds of alerts that the leader's mind alone raises.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "all_shards_degraded",
     "all_shards_unhealthy",
     "brake_engaged",
     "breaker_opened",
     "duplicate_instance",
+    "external_dependency",
     "no_healthy_shards",
     "no_market_discovery",
     "shard_lost",
@@ -171,8 +174,10 @@ pub async fn what_if(
     let mut happened = Outcome::default();
     let mut open = BTreeSet::new();
     let alerts = |stored: Stored| {
-        let (at_us, payload) = (stored_us(&stored), stored.event().ok().and_then(|e| e.payload));
-        match payload {
+        let (at_us, event) = (stored_us(&stored), stored.event().ok());
+        // A shard tells of some of these by itself.
+        let is_leaders = |e: &v1::Event| e.producer.as_ref().is_some_and(|p| p.service == "orchestrator");
+        match event.filter(is_leaders).and_then(|e| e.payload) {
             Some(Payload::AlertRaised(raised)) if at_us < from_us => drop(open.insert(raised.incident)),
             Some(Payload::AlertResolved(over)) if at_us < from_us => drop(open.remove(&over.incident)),
             Some(Payload::AlertRaised(raised)) if at_us <= until_us => happened.raised(&raised.kind),
@@ -199,7 +204,9 @@ pub async fn what_if(
     let beat = |stored: Stored| {
         let now_us = stored_us(&stored);
         if now_us > until_us {
-            return ControlFlow::Break(());
+            // These only tell who is still there at the end.
+            film.will_beat(now_us, &stored);
+            return if now_us > until_us + film.ahead_us { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         heartbeats += u64::from(now_us >= from_us);
         if stored.sequence.is_multiple_of(PROGRESS_EVERY) {
@@ -215,7 +222,7 @@ pub async fn what_if(
     measure.look(until_us, recording.state(), recording.beats());
     measure.end(until_us);
     happened.measured(&measure);
-    let replayed = replayed.into_iter().map(|r| r.finish(until_us, &recording)).collect();
+    let replayed = replayed.into_iter().map(|r| r.finish(until_us)).collect();
     Ok(Compared { from_us, until_us, kept_from_us, heartbeats, happened, replayed })
 }
 
@@ -312,11 +319,17 @@ impl Film {
 
     /// Takes in a heartbeat that is to come, and plays those that are old enough.
     fn beat(&mut self, now_us: i64, stored: &Stored, replayed: &mut [Replayed]) {
-        if let Ok(event) = stored.event() {
-            self.recording.will_beat(now_us, &event);
+        if let Some(event) = self.will_beat(now_us, stored) {
             self.to_come.push_back((now_us, stored.sequence, event));
         }
         self.play(now_us - self.ahead_us, replayed);
+    }
+
+    /// Notes who will beat, if it is a valid heartbeat.
+    fn will_beat(&mut self, now_us: i64, stored: &Stored) -> Option<v1::Event> {
+        let event = stored.event().ok()?;
+        self.recording.will_beat(now_us, &event);
+        Some(event)
     }
 
     /// Plays all heartbeats up to `to_us`.

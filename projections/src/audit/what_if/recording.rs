@@ -1,7 +1,7 @@
 //! What happened that no decision made, as CONTROL and HEARTBEATS tell it: who beat, what leagues reported, what operators asked
 //! for, whose connection closed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arbees_core::log::Stored;
@@ -43,29 +43,57 @@ pub(super) struct Recording {
     /// What is to come of CONTROL.
     to_come: VecDeque<Stored>,
     losses: BTreeMap<ServiceKey, Vec<Loss>>,
+    /// When services were declared lost or retired.
+    judged_us: BTreeMap<ServiceKey, Vec<i64>>,
+    /// A silence on the log that lasts longer is judged, unless something speaks against it.
+    judged_after_us: i64,
     slate: BTreeMap<GameId, GameReport>,
     beats: Beats,
-    /// The last beat of each service that was played, and those that were read and are yet to be played.
-    played_us: BTreeMap<ServiceKey, i64>,
-    read_us: BTreeMap<ServiceKey, VecDeque<i64>>,
+    /// The last beat of each service that was played, and those that were read and are yet to be played; each with the process.
+    played: BTreeMap<ServiceKey, (i64, String)>,
+    read: BTreeMap<ServiceKey, VecDeque<(i64, String)>>,
+    /// Games that a shard does not watch though it has heard that they are its own.
+    left_out: BTreeMap<ServiceKey, BTreeSet<GameId>>,
 }
 
 impl Recording {
     /// From `state` on, with what is to come of CONTROL; services beat as often as `as_set` says.
     pub fn new(state: State, control: Vec<Stored>, as_set: &Settings) -> Self {
         let mut losses: BTreeMap<ServiceKey, Vec<Loss>> = BTreeMap::new();
+        let mut judged_us: BTreeMap<ServiceKey, Vec<i64>> = BTreeMap::new();
         for stored in &control {
             let Ok(event) = stored.event() else { continue };
             let is_proven = event.reason.is_some_and(|r| r.cause == CLOSED);
-            let Some(Payload::ServiceLost(lost)) = event.payload else { continue };
-            let Ok(instance) = InstanceId::lenient(&lost.instance) else { continue };
-            let key = ServiceKey { kind: ServiceKind::of_name(&lost.kind), instance };
             let until_us = stored_us(stored);
-            losses.entry(key).or_default().push(Loss { from_us: until_us - lost.silent_us, until_us, is_proven });
+            match event.payload {
+                Some(Payload::ServiceLost(lost)) => {
+                    let Some(key) = key(&lost.kind, &lost.instance) else { continue };
+                    judged_us.entry(key.clone()).or_default().push(until_us);
+                    losses.entry(key).or_default().push(Loss {
+                        from_us: until_us - lost.silent_us,
+                        until_us,
+                        is_proven,
+                    });
+                }
+                Some(Payload::ServiceStatusChanged(changed)) if changed.to == Status::Retired.as_str() => {
+                    let Some(key) = key(&changed.kind, &changed.instance) else { continue };
+                    judged_us.entry(key).or_default().push(until_us);
+                }
+                _ => {}
+            }
         }
-        let slate = state.games.iter().map(|(id, game)| (id.clone(), report(id, game))).collect();
-        let (played_us, read_us) = (BTreeMap::new(), BTreeMap::new());
-        Self { state, to_come: control.into(), losses, slate, beats: Beats::new(as_set), played_us, read_us }
+        Self {
+            slate: state.games.iter().map(|(id, game)| (id.clone(), report(id, game))).collect(),
+            state,
+            to_come: control.into(),
+            losses,
+            judged_us,
+            judged_after_us: as_set.log_timeout(),
+            beats: Beats::new(as_set),
+            played: BTreeMap::new(),
+            read: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+        }
     }
 
     /// What was so by now.
@@ -111,69 +139,107 @@ impl Recording {
 
     /// Notes who beats on the log, which is played now.
     pub fn beat(&mut self, now_us: i64, event: &v1::Event) {
-        let Some(key) = sender(event) else { return };
-        if key.kind == ServiceKind::Shard {
-            self.beats.note(key.instance.clone(), now_us, true);
-        }
-        if let Some(to_come) = self.read_us.get_mut(&key) {
-            while to_come.front().is_some_and(|at_us| *at_us <= now_us) {
+        let (Some(key), Some(beat)) = (sender(event), beat_of(event)) else { return };
+        if let Some(to_come) = self.read.get_mut(&key) {
+            while to_come.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
                 to_come.pop_front();
             }
         }
-        self.played_us.insert(key, now_us);
+        let process = process(beat).to_owned();
+        if self.played.get(&key).is_some_and(|(_, before)| *before != process) {
+            self.left_out.remove(&key);
+        }
+        if key.kind == ServiceKind::Shard && acts(beat) {
+            self.beats.note(key.instance.clone(), now_us, true);
+            self.note_left_out(&key, beat);
+        }
+        self.played.insert(key, (now_us, process));
+    }
+
+    /// Notes the games that the shard leaves out of `beat` though it has heard that they are its own, until it names them.
+    fn note_left_out(&mut self, key: &ServiceKey, beat: &v1::Heartbeat) {
+        let its = self.state.games.iter().filter_map(|(id, g)| Some((id, g.owner.as_ref()?)));
+        let its = its.filter(|(_, o)| o.shard == key.instance && o.epoch.sequence() <= beat.last_applied);
+        let left_out = self.left_out.entry(key.clone()).or_default();
+        left_out.extend(its.map(|(id, _)| id.clone()));
+        left_out.retain(|id| !beat.games.iter().any(|w| w.game == id.as_str()));
     }
 
     /// Notes who will beat at `at_us`.
     pub fn will_beat(&mut self, at_us: i64, event: &v1::Event) {
         if let Some(key) = sender(event) {
-            self.read_us.entry(key).or_default().push_back(at_us);
+            let process = beat_of(event).map(process).unwrap_or_default().to_owned();
+            self.read.entry(key).or_default().push_back((at_us, process));
         }
     }
 
     /// Whether the service is there: no beat is missing between its last one and its next. One that is frozen now does beat
-    /// again, and says nothing until then.
+    /// again, and says nothing until then; of one that was killed another process does.
     pub fn is_there(&self, key: &ServiceKey) -> bool {
-        let (last, next) = (self.played_us.get(key), self.read_us.get(key).and_then(VecDeque::front));
-        matches!((last, next), (Some(last), Some(next)) if next - last <= self.beats.limit_us())
+        let (Some((last_us, process)), Some((next_us, next))) = (self.played.get(key), self.next(key)) else {
+            return false;
+        };
+        next_us - last_us <= self.beats.limit_us() && process == next
+    }
+
+    fn next(&self, key: &ServiceKey) -> Option<&(i64, String)> {
+        self.read.get(key)?.front()
     }
 
     /// What a service that is asked at `now_us` whether it is there answers.
     pub fn probe(&self, key: &ServiceKey, now_us: i64) -> Probe {
-        let heard_us = self.played_us.get(key).copied().unwrap_or(0);
+        let heard_us = self.played.get(key).map_or(0, |(at_us, _)| *at_us);
         // Whose connection has closed is gone until it beats again, however long others wait for it.
         let is_gone = |l: &Loss| l.is_proven && l.from_us <= now_us && heard_us <= l.until_us;
         let losses = self.losses.get(key);
-        if losses.is_some_and(|all| all.iter().any(is_gone)) { Probe::Nobody } else { Probe::Silent }
+        if losses.is_some_and(|all| all.iter().any(is_gone)) {
+            Probe::Nobody
+        } else if self.is_spared(key, heard_us) {
+            Probe::Answered
+        } else {
+            Probe::Silent
+        }
     }
 
-    fn loss(&self, key: &ServiceKey, now_us: i64) -> Option<&Loss> {
-        let losses = self.losses.get(key)?;
-        losses.iter().find(|l| (l.from_us..=l.until_us).contains(&now_us))
+    /// Whether its silence since `heard_us` was judged by nobody though it lasted for long enough: it answered, or the leader
+    /// knew that the log was away.
+    fn is_spared(&self, key: &ServiceKey, heard_us: i64) -> bool {
+        let next_us = self.next(key).map(|(at_us, _)| *at_us);
+        let silence = heard_us..=next_us.unwrap_or(i64::MAX);
+        let is_judged = self.judged_us.get(key).is_some_and(|all| all.iter().any(|at_us| silence.contains(at_us)));
+        !is_judged && next_us.is_none_or(|at_us| at_us - heard_us > self.judged_after_us)
     }
 
-    fn is_silent(&self, key: &ServiceKey, now_us: i64) -> bool {
-        self.loss(key, now_us).is_some_and(|l| now_us > l.from_us)
+    /// A silence that began before `now_us` and that the service was declared lost for.
+    pub fn is_silent(&self, key: &ServiceKey, now_us: i64) -> bool {
+        let losses = self.losses.get(key);
+        losses.is_some_and(|all| all.iter().any(|l| l.from_us < now_us && now_us <= l.until_us))
     }
 
-    /// Whether the shard left the game out of `beat` though it had heard in truth that it is its own.
-    pub fn left_out(&self, shard: &ShardId, id: &GameId, beat: &v1::Heartbeat) -> bool {
-        let owner = self.state.games.get(id).and_then(|g| g.owner.as_ref()).filter(|o| o.shard == *shard);
-        let had_heard = owner.is_some_and(|o| o.epoch.sequence() <= beat.last_applied);
-        had_heard && !beat.games.iter().any(|w| w.game == id.as_str())
+    /// Whether the shard does not take up the game though it has heard in truth that it is its own.
+    pub fn left_out(&self, key: &ServiceKey, id: &GameId) -> bool {
+        self.left_out.get(key).is_some_and(|games| games.contains(id))
     }
 
-    /// Beats of services that beat over Redis, which nothing keeps: as CONTROL knew them, with the games that `owned` gives.
+    /// Who beat over Redis for the last time between these moments, before a silence that it was declared lost for.
+    pub fn fell_silent(&self, after_us: i64, until_us: i64) -> BTreeSet<&ServiceKey> {
+        let fell = |l: &Loss| after_us < l.from_us && l.from_us <= until_us;
+        self.losses.iter().filter(|(_, all)| all.iter().any(fell)).map(|(key, _)| key).collect()
+    }
+
+    /// Beats of services that beat over Redis, which nothing keeps, if they are `wanted`: as CONTROL knew them, with the games that
+    /// `owned` gives.
     pub fn redis_beats(
         &self,
-        now_us: i64,
+        wanted: impl Fn(&ServiceKey) -> bool,
         owned: impl Fn(&ShardId) -> Vec<v1::Watched>,
     ) -> Vec<(Arc<v1::Event>, Medium)> {
-        let beating = self.state.services.iter().filter(|(key, s)| !s.info.on_log && !self.is_silent(key, now_us));
+        let beating = self.state.services.iter().filter(|(key, s)| !s.info.on_log && wanted(key));
         let beat = |(key, s): (&ServiceKey, &Service)| {
             let beat = v1::Heartbeat {
                 service: Some(s.info.clone()),
                 status: said(s.status)?.to_owned(),
-                checks: CHECKS.map(|name| check(name, s)).to_vec(),
+                checks: checks(&s.failed_checks),
                 games: if key.kind == ServiceKind::Shard { owned(&key.instance) } else { Vec::new() },
                 ..v1::Heartbeat::default()
             };
@@ -186,10 +252,31 @@ impl Recording {
 
 /// Whose heartbeat it is.
 pub(super) fn sender(event: &v1::Event) -> Option<ServiceKey> {
-    let Some(Payload::Heartbeat(beat)) = &event.payload else { return None };
-    let service = beat.service.as_ref()?;
-    let instance = InstanceId::lenient(&service.instance).ok()?;
-    Some(ServiceKey { kind: ServiceKind::of_name(&service.kind), instance })
+    let service = beat_of(event)?.service.as_ref()?;
+    key(&service.kind, &service.instance)
+}
+
+fn key(kind: &str, instance: &str) -> Option<ServiceKey> {
+    let instance = InstanceId::lenient(instance).ok()?;
+    Some(ServiceKey { kind: ServiceKind::of_name(kind), instance })
+}
+
+/// The heartbeat that the event is.
+pub(super) const fn beat_of(event: &v1::Event) -> Option<&v1::Heartbeat> {
+    match &event.payload {
+        Some(Payload::Heartbeat(beat)) => Some(beat),
+        _ => None,
+    }
+}
+
+/// The process that says it.
+pub(super) fn process(beat: &v1::Heartbeat) -> &str {
+    beat.service.as_ref().map(|s| s.process.as_str()).unwrap_or_default()
+}
+
+/// Whether whoever says this does its work: it is not fenced, and waits for nobody's lease to end.
+pub(super) fn acts(beat: &v1::Heartbeat) -> bool {
+    beat.fence_sequence == 0 && beat.status != "starting"
 }
 
 /// What a service that has this status says of itself; none: it does not beat.
@@ -204,8 +291,11 @@ const fn said(status: Status) -> Option<&'static str> {
     })
 }
 
-fn check(name: &str, service: &Service) -> v1::Check {
-    v1::Check { name: name.to_owned(), ok: !service.failed_checks.iter().any(|failed| failed == name) }
+/// All checks that any kind of service needs, and all that this one is known to fail.
+fn checks(failed: &[String]) -> Vec<v1::Check> {
+    let ok = CHECKS.into_iter().filter(|name| !failed.iter().any(|f| f == name));
+    let check = |name: &str, ok| v1::Check { name: name.to_owned(), ok };
+    failed.iter().map(|name| check(name, false)).chain(ok.map(|name| check(name, true))).collect()
 }
 
 fn report(id: &GameId, game: &Game) -> GameReport {
@@ -234,46 +324,95 @@ fn ask(asked: &v1::OperatorVerb) -> Option<Ask> {
 mod tests {
     use prost::Message as _;
 
+    use super::super::samples::{S, live, owner, shard};
     use super::*;
 
-    #[test]
-    fn who_was_seen_to_go_is_gone_until_it_beats_again_however_long_others_wait() {
-        const S: i64 = arbees_fleet::SECOND;
+    fn beat(process: &str, last_applied: u64, games: &[&str]) -> v1::Event {
+        let mut event = super::super::samples::beat(process, "healthy", games, &[]);
+        if let Some(Payload::Heartbeat(beat)) = event.payload.as_mut() {
+            beat.last_applied = last_applied;
+        }
+        event
+    }
+
+    /// A recording in which the shard is declared lost at 100 s after two seconds of silence.
+    fn with_loss() -> Recording {
         let lost =
             v1::ServiceLost { kind: "shard".into(), instance: "a".into(), silent_us: 2 * S, ..Default::default() };
         let reason = v1::Reason { cause: CLOSED.to_owned(), ..Default::default() };
         let event = v1::Event { reason: Some(reason), payload: Some(Payload::ServiceLost(lost)), ..Default::default() };
-        let nothing = BTreeMap::new();
-        let stored = Stored::archived(1, 100 * S * 1_000, "s".into(), &nothing, event.encode_to_vec());
-        let mut recording = Recording::new(State::default(), vec![stored], &Settings::default());
-        let key = ServiceKey::shard("a".parse().unwrap());
-        let probes = |r: &Recording| [97, 99, 100, 105].map(|at| r.probe(&key, at * S));
-        let (silent, nobody) = (Probe::Silent, Probe::Nobody);
-        assert_eq!(probes(&recording), [silent, nobody, nobody, nobody]);
-        let service = v1::Service { kind: "shard".into(), instance: "a".into(), ..Default::default() };
-        let beat = v1::Heartbeat { service: Some(service), ..Default::default() };
-        let beat = v1::Event { payload: Some(Payload::Heartbeat(beat)), ..Default::default() };
-        recording.beat(103 * S, &beat);
-        assert_eq!(recording.probe(&key, 105 * S), silent, "another process may be asked anew");
+        let stored = Stored::archived(1, 100 * S * 1_000, "s".into(), &BTreeMap::new(), event.encode_to_vec());
+        Recording::new(State::default(), vec![stored], &Settings::default())
     }
 
     #[test]
-    fn who_is_frozen_is_not_there_though_it_beats_again() {
-        const S: i64 = arbees_fleet::SECOND;
-        let service = v1::Service { kind: "shard".into(), instance: "a".into(), ..Default::default() };
-        let beat = v1::Heartbeat { service: Some(service), ..Default::default() };
-        let beat = v1::Event { payload: Some(Payload::Heartbeat(beat)), ..Default::default() };
-        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
-        let key = ServiceKey::shard("a".parse().unwrap());
-        // It freezes at 102 s, thaws at 106 s with two beats at once, and is gone after 107 s.
-        let beats = [101 * S, 102 * S, 106 * S, 106 * S + 32_000, 107 * S];
-        beats.iter().for_each(|at_us| recording.will_beat(*at_us, &beat));
-        assert!(!recording.is_there(&key), "it was not heard yet");
-        let there = beats.map(|at_us| {
-            recording.beat(at_us, &beat);
-            recording.is_there(&key)
+    fn who_was_seen_to_go_is_gone_until_it_beats_again_however_long_others_wait() {
+        let mut recording = with_loss();
+        let probes = |r: &Recording| [97, 99, 100, 105].map(|at| r.probe(&shard(), at * S));
+        let (silent, nobody) = (Probe::Silent, Probe::Nobody);
+        assert_eq!(probes(&recording), [silent, nobody, nobody, nobody]);
+        [103, 104].into_iter().for_each(|at| recording.will_beat(at * S, &beat("p", 0, &[])));
+        recording.beat(103 * S, &beat("p", 0, &[]));
+        assert_eq!(recording.probe(&shard(), 105 * S), silent, "another process may be asked anew");
+    }
+
+    #[test]
+    fn a_silence_that_nobody_judged_was_none_to_be_judged() {
+        let mut recording = with_loss();
+        let beats = [90, 91, 96, 98, 104, 105].map(|s| s * S);
+        beats.iter().for_each(|at_us| recording.will_beat(*at_us, &beat("p", 0, &[])));
+        let answers = beats.map(|at_us| {
+            recording.beat(at_us, &beat("p", 0, &[]));
+            recording.probe(&shard(), at_us)
         });
-        assert_eq!(there, [true, false, true, true, false]);
+        let (silent, answered) = (Probe::Silent, Probe::Answered);
+        // From 91 to 96 s it beat for nobody and was spared; from 98 to 104 s it was lost; two seconds are no silence.
+        assert_eq!(answers[..3], [silent, answered, silent]);
+        assert_eq!(answers[4], silent);
+        assert!(recording.is_silent(&shard(), 99 * S) && !recording.is_silent(&shard(), 98 * S));
+        assert_eq!(recording.fell_silent(97 * S, 98 * S), BTreeSet::from([&shard()]));
+        assert_eq!(recording.fell_silent(98 * S, 99 * S), BTreeSet::new());
+    }
+
+    #[test]
+    fn who_is_frozen_is_not_there_though_it_beats_again_and_who_was_killed_is_not_though_another_does() {
+        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
+        // It freezes at 102 s, thaws at 106 s with two beats at once, is killed, and started again; then it is gone.
+        let beats = [(101 * S, "p"), (102 * S, "p"), (106 * S, "p"), (106 * S + 32_000, "p"), (107 * S, "q")];
+        beats.iter().for_each(|(at_us, process)| recording.will_beat(*at_us, &beat(process, 0, &[])));
+        assert!(!recording.is_there(&shard()), "it was not heard yet");
+        let there = beats.map(|(at_us, process)| {
+            recording.beat(at_us, &beat(process, 0, &[]));
+            recording.is_there(&shard())
+        });
+        assert_eq!(there, [true, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_game_that_was_left_out_is_left_out_until_it_is_named_or_another_process_comes() {
+        let id: GameId = "nfl-1".parse().unwrap();
+        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
+        recording.state.games.insert(id.clone(), live(0, owner(5, 0, None)));
+        recording.beat(101 * S, &beat("p", 4, &[]));
+        assert!(!recording.left_out(&shard(), &id), "it had not heard yet that it is its own");
+        recording.beat(102 * S, &beat("p", 5, &[]));
+        assert!(recording.left_out(&shard(), &id));
+        recording.state.games.get_mut(&id).unwrap().owner = None;
+        recording.beat(103 * S, &beat("p", 6, &[]));
+        assert!(recording.left_out(&shard(), &id), "that it was taken away does not tell that it would watch it");
+        recording.beat(104 * S, &beat("p", 7, &["nfl-1"]));
+        assert!(!recording.left_out(&shard(), &id));
+        recording.left_out.entry(shard()).or_default().insert(id.clone());
+        recording.beat(105 * S, &beat("q", 7, &[]));
+        assert!(!recording.left_out(&shard(), &id));
+    }
+
+    #[test]
+    fn a_beat_over_redis_fails_what_its_service_is_known_to_fail() {
+        let failed = ["espn_api_ok".to_owned(), "redis_ok".to_owned()];
+        let told: Vec<(String, bool)> = checks(&failed).into_iter().map(|c| (c.name, c.ok)).collect();
+        let wanted = [("espn_api_ok", false), ("redis_ok", false), ("ws_ok", true), ("vpn_ok", true)];
+        assert_eq!(told, wanted.map(|(name, ok)| (name.to_owned(), ok)));
     }
 
     #[test]
