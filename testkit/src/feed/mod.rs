@@ -40,6 +40,8 @@ impl FromStr for Source {
 
 /// What a source can be asked.
 pub trait Show: Send + Sync + 'static {
+    /// It begins now: its clock does not run while what it is shown to is built up.
+    fn begin(&mut self);
     /// The scoreboard of the league at `path` (`baseball/mlb`) now; none for a league without games.
     fn scoreboard(&self, path: &str) -> Option<Bytes>;
     /// The summary of one event; none when it was never shown.

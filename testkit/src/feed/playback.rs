@@ -80,6 +80,10 @@ impl Playback {
 }
 
 impl Show for Playback {
+    fn begin(&mut self) {
+        self.begun = Instant::now();
+    }
+
     fn scoreboard(&self, path: &str) -> Option<Bytes> {
         self.frames_so_far(path).last().map(|f| f.body.clone())
     }

@@ -33,11 +33,12 @@ struct App {
 }
 
 impl Feed {
-    /// Serves `show` on `listen`.
+    /// Serves `show` on `listen`, where it begins now.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn serve(listen: SocketAddr, show: impl Show) -> Result<Self> {
+    pub async fn serve(listen: SocketAddr, mut show: impl Show) -> Result<Self> {
+        show.begin();
         let faults = Faults::default();
         let app = Router::new()
             .route("/{sport}/{league}/scoreboard", get(scoreboard))

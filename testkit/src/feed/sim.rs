@@ -218,6 +218,10 @@ fn minutes(count: i64, speed: f64) -> TimeDelta {
 }
 
 impl Show for Sim {
+    fn begin(&mut self) {
+        (self.begun, self.begun_at) = (Instant::now(), Utc::now());
+    }
+
     fn scoreboard(&self, path: &str) -> Option<Bytes> {
         let league = LEAGUES.iter().position(|(p, _)| *p == path)?;
         let now = self.minutes();
