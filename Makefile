@@ -2,6 +2,7 @@
 
 ARGS ?=
 CARGO ?= cargo
+THREADS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2 \| 1)
 
 .PHONY: help up build test check fmt bench sim chaos planted clean
 
@@ -22,9 +23,10 @@ up: build
 	$(CARGO) run --quiet --release --locked -p arbees-cli --bin arbees -- up $(ARGS)
 
 # The services are built with the tests, which start them as processes of their own: together, so that nothing is built twice.
+# Such tests wait more than they compute: three at a time on two cores.
 test:
 	$(CARGO) build --locked --workspace --bins --tests
-	$(CARGO) test --locked --workspace
+	RUST_TEST_THREADS=$(THREADS) $(CARGO) test --locked --workspace
 
 check:
 	$(CARGO) fmt --all --check
