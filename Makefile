@@ -2,7 +2,7 @@
 
 ARGS ?=
 CARGO ?= cargo
-THREADS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2 \| 1)
+THREADS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) \* 3 / 2 \| 1)
 
 .PHONY: help up build test check fmt bench sim chaos planted clean
 
@@ -26,7 +26,7 @@ up: build
 # Such tests wait more than they compute: three at a time on two cores.
 test:
 	$(CARGO) build --locked --workspace --bins --tests
-	RUST_TEST_THREADS=$(THREADS) $(CARGO) test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$(THREADS)} $(CARGO) test --locked --workspace
 
 check:
 	$(CARGO) fmt --all --check

@@ -30,7 +30,7 @@ use super::{AuditError, Moment, PROGRESS_EVERY, Source, sequence_at};
 const TICK: i64 = SECOND / 5;
 /// So long before the beginning a replayed leader listens: whoever beats has beaten by then.
 const LISTENS: i64 = 15 * SECOND;
-/// Heartbeats are read so many intervals ahead, for whoever misses two is not there.
+/// Heartbeats are read so many intervals ahead at least, for whoever misses two is not there.
 const AHEAD: i64 = 3;
 /// How often a league's whole slate is read.
 const SLATE_EVERY: i64 = 30 * SECOND;
@@ -187,11 +187,12 @@ pub async fn what_if(
     };
     source.read(ALERTS, &[], 1, super::ALL, alerts).await?;
     let mut film = Film {
-        recording: Recording::new(state, control, as_set),
+        recording: Recording::new(state, control, as_set, until_us),
         happened,
         open,
         to_come: VecDeque::new(),
-        ahead_us: AHEAD * as_set.log_interval,
+        // And so far that it is known whether a silence was one to be judged.
+        ahead_us: (AHEAD * as_set.log_interval).max(as_set.log_timeout() + SECOND),
         measure: Measure::new(from_us),
         from_us,
         news: News::default(),
@@ -292,15 +293,14 @@ impl Film {
                 replayed.iter_mut().for_each(|r| r.begin(now, &self.open, &self.recording));
             }
             self.hear_to(self.tick_us);
-            let news = std::mem::take(&mut self.news);
-            let mut slate = news.reports;
+            let mut news = std::mem::take(&mut self.news);
             if self.tick_us >= self.slate_us {
                 self.slate_us += SLATE_EVERY;
-                slate.extend(self.recording.slate());
+                news.reports.extend(self.recording.slate());
             }
             for one in replayed.iter_mut() {
                 one.run_to(self.tick_us, &self.recording);
-                one.tick(now, &slate, &news.asked, &self.recording);
+                one.tick(now, &news, &self.recording);
             }
             self.measure.look(self.tick_us, self.recording.state(), self.recording.beats());
             self.tick_us += TICK;
@@ -315,6 +315,7 @@ impl Film {
         }
         self.news.reports.extend(news.reports);
         self.news.asked.extend(news.asked);
+        self.news.heard.extend(news.heard);
     }
 
     /// Takes in a heartbeat that is to come, and plays those that are old enough.

@@ -8,13 +8,18 @@ use arbees_core::log::Stored;
 use arbees_fleet::decide::operator::{Ask, Verb};
 use arbees_fleet::decide::{CLOSED, Medium, Probe};
 use arbees_fleet::state::{Game, Phase, Service, ServiceKey, Status};
-use arbees_fleet::{GameReport, ReportedPhase, Settings, State};
+use arbees_fleet::{GameReport, ReportedPhase, SECOND, Settings, State};
 use arbees_proto::{GameId, InstanceId, Payload, ServiceKind, ShardId, v1};
 use serde_json::{Map, Value};
 
 use super::measure::Beats;
 use super::stored_us;
 
+/// A silence that is judged so much later than it may be was spared before: a takeover takes less, and a service that answers is
+/// spared for longer.
+const LATE: i64 = 8 * SECOND;
+/// The listener's clock and the server's tell of the same beat within this.
+const SAME_BEAT: i64 = SECOND;
 /// All checks that any kind of service needs.
 const CHECKS: [&str; 3] = ["redis_ok", "ws_ok", "vpn_ok"];
 
@@ -34,6 +39,8 @@ pub(super) struct News {
     pub decided: Vec<(i64, v1::Event)>,
     pub reports: Vec<GameReport>,
     pub asked: Vec<Ask>,
+    /// Services that a decision says were just heard.
+    pub heard: BTreeSet<ServiceKey>,
 }
 
 /// The recording, as far as it was played.
@@ -47,6 +54,8 @@ pub(super) struct Recording {
     judged_us: BTreeMap<ServiceKey, Vec<i64>>,
     /// A silence on the log that lasts longer is judged, unless something speaks against it.
     judged_after_us: i64,
+    lease_ttl: i64,
+    until_us: i64,
     slate: BTreeMap<GameId, GameReport>,
     beats: Beats,
     /// The last beat of each service that was played, and those that were read and are yet to be played; each with the process.
@@ -57,8 +66,8 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// From `state` on, with what is to come of CONTROL; services beat as often as `as_set` says.
-    pub fn new(state: State, control: Vec<Stored>, as_set: &Settings) -> Self {
+    /// From `state` on to `until_us`, with what is to come of CONTROL, as it was under the settings `as_set`.
+    pub fn new(state: State, control: Vec<Stored>, as_set: &Settings, until_us: i64) -> Self {
         let mut losses: BTreeMap<ServiceKey, Vec<Loss>> = BTreeMap::new();
         let mut judged_us: BTreeMap<ServiceKey, Vec<i64>> = BTreeMap::new();
         for stored in &control {
@@ -89,6 +98,8 @@ impl Recording {
             losses,
             judged_us,
             judged_after_us: as_set.log_timeout(),
+            lease_ttl: as_set.lease_ttl,
+            until_us,
             beats: Beats::new(as_set),
             played: BTreeMap::new(),
             read: BTreeMap::new(),
@@ -99,6 +110,11 @@ impl Recording {
     /// What was so by now.
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// For how long a lease lasted in truth.
+    pub const fn lease_ttl(&self) -> i64 {
+        self.lease_ttl
     }
 
     pub const fn beats(&self) -> &Beats {
@@ -121,6 +137,11 @@ impl Recording {
             if let Some(Payload::OperatorVerb(asked)) = &event.payload {
                 news.asked.extend(ask(asked));
             }
+            let heard = matches!(
+                event.payload,
+                Some(Payload::ServiceRegistered(_) | Payload::ServiceRestarted(_) | Payload::ServiceRecovered(_))
+            );
+            news.heard.extend(touched.service.filter(|_| heard));
             news.decided.push((stored_us(&stored), event));
             let Some(id) = touched.game else { continue };
             let Some(now) = self.state.games.get(&id).map(|game| report(&id, game)) else { continue };
@@ -204,10 +225,18 @@ impl Recording {
     /// Whether its silence since `heard_us` was judged by nobody though it lasted for long enough: it answered, or the leader
     /// knew that the log was away.
     fn is_spared(&self, key: &ServiceKey, heard_us: i64) -> bool {
-        let next_us = self.next(key).map(|(at_us, _)| *at_us);
-        let silence = heard_us..=next_us.unwrap_or(i64::MAX);
+        let next_us = self.next(key).map_or(i64::MAX, |(at_us, _)| *at_us);
+        let judged_us = heard_us + self.judged_after_us;
+        let late_us = judged_us + LATE;
+        // A short silence says nothing, nor does one of whose beginning or end nothing is known.
+        if heard_us == 0 || next_us <= judged_us || late_us.min(next_us) > self.until_us {
+            return false;
+        }
+        let silence = heard_us..=late_us.min(next_us);
         let is_judged = self.judged_us.get(key).is_some_and(|all| all.iter().any(|at_us| silence.contains(at_us)));
-        !is_judged && next_us.is_none_or(|at_us| at_us - heard_us > self.judged_after_us)
+        // Who thaws after the fence may beat before it is told that it is lost.
+        let is_lost = |l: &Loss| (l.from_us - heard_us).abs() < SAME_BEAT && l.until_us <= late_us;
+        !is_judged && !self.losses.get(key).is_some_and(|all| all.iter().any(is_lost))
     }
 
     /// A silence that began before `now_us` and that the service was declared lost for.
@@ -342,7 +371,7 @@ mod tests {
         let reason = v1::Reason { cause: CLOSED.to_owned(), ..Default::default() };
         let event = v1::Event { reason: Some(reason), payload: Some(Payload::ServiceLost(lost)), ..Default::default() };
         let stored = Stored::archived(1, 100 * S * 1_000, "s".into(), &BTreeMap::new(), event.encode_to_vec());
-        Recording::new(State::default(), vec![stored], &Settings::default())
+        Recording::new(State::default(), vec![stored], &Settings::default(), 200 * S)
     }
 
     #[test]
@@ -369,6 +398,24 @@ mod tests {
         // From 91 to 96 s it beat for nobody and was spared; from 98 to 104 s it was lost; two seconds are no silence.
         assert_eq!(answers[..3], [silent, answered, silent]);
         assert_eq!(answers[4], silent);
+        // What comes of a silence that lasts into the end is known to nobody; what was judged very late was spared before.
+        let (mut ends, mut late) = (with_loss(), with_loss());
+        ends.until_us = 111 * S;
+        for (recording, at_us) in [(&mut ends, 101 * S), (&mut late, 85 * S)] {
+            recording.will_beat(at_us, &beat("p", 0, &[]));
+            recording.beat(at_us, &beat("p", 0, &[]));
+        }
+        assert_eq!((ends.probe(&shard(), 102 * S), late.probe(&shard(), 86 * S)), (silent, answered));
+        ends.until_us = 112 * S;
+        assert_eq!(ends.probe(&shard(), 102 * S), answered);
+        // Lost for a silence that began with the beat at 98 s, it beats at 99.9 s, before that is told.
+        let mut thaws = with_loss();
+        thaws.judged_after_us = S;
+        [98 * S, 99 * S + 900_000].iter().for_each(|at_us| thaws.will_beat(*at_us, &beat("p", 0, &[])));
+        thaws.beat(98 * S, &beat("p", 0, &[]));
+        assert_eq!(thaws.probe(&shard(), 99 * S + 500_000), Probe::Nobody);
+        thaws.losses.values_mut().flatten().for_each(|l| l.is_proven = false);
+        assert_eq!(thaws.probe(&shard(), 99 * S + 500_000), silent);
         assert!(recording.is_silent(&shard(), 99 * S) && !recording.is_silent(&shard(), 98 * S));
         assert_eq!(recording.fell_silent(97 * S, 98 * S), BTreeSet::from([&shard()]));
         assert_eq!(recording.fell_silent(98 * S, 99 * S), BTreeSet::new());
@@ -376,7 +423,7 @@ mod tests {
 
     #[test]
     fn who_is_frozen_is_not_there_though_it_beats_again_and_who_was_killed_is_not_though_another_does() {
-        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
+        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default(), 200 * S);
         // It freezes at 102 s, thaws at 106 s with two beats at once, is killed, and started again; then it is gone.
         let beats = [(101 * S, "p"), (102 * S, "p"), (106 * S, "p"), (106 * S + 32_000, "p"), (107 * S, "q")];
         beats.iter().for_each(|(at_us, process)| recording.will_beat(*at_us, &beat(process, 0, &[])));
@@ -391,7 +438,7 @@ mod tests {
     #[test]
     fn a_game_that_was_left_out_is_left_out_until_it_is_named_or_another_process_comes() {
         let id: GameId = "nfl-1".parse().unwrap();
-        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default());
+        let mut recording = Recording::new(State::default(), Vec::new(), &Settings::default(), 200 * S);
         recording.state.games.insert(id.clone(), live(0, owner(5, 0, None)));
         recording.beat(101 * S, &beat("p", 4, &[]));
         assert!(!recording.left_out(&shard(), &id), "it had not heard yet that it is its own");

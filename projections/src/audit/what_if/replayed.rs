@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arbees_fleet::checks::{ESPN, espn, league_of};
-use arbees_fleet::decide::operator::Ask;
 use arbees_fleet::decide::{Medium, Now};
 use arbees_fleet::state::{Owner, ServiceKey};
-use arbees_fleet::{Effect, Fleet, GameReport, Input, SECOND, Settings, State};
+use arbees_fleet::{Effect, Fleet, Input, SECOND, Settings, State};
 use arbees_proto::subject::Names;
 use arbees_proto::{GameId, League, Payload, ServiceKind, ShardId, v1};
 
 use super::measure::{Beats, Measure};
-use super::recording::{Recording, acts, beat_of, process, sender};
+use super::recording::{News, Recording, acts, beat_of, process, sender};
 use super::{Outcome, TICK, at};
 
 /// The name of the leader that never was.
@@ -32,9 +31,9 @@ struct Said {
     sequence: u64,
     /// When it beats out of turn: what it watches has changed.
     again_us: Option<i64>,
-    /// Until when its process waits for the lease of the one before to end.
-    quiet_until_us: i64,
-    /// Leagues whose data it failed to get, and of whose games it has named none since.
+    /// Until when its process waits for the lease of the one before to end; none: it is the first that was heard.
+    quiet_until_us: Option<i64>,
+    /// Leagues whose data it failed to get, and of whose games it has kept some since and named none.
     failing: BTreeSet<League>,
 }
 
@@ -131,12 +130,12 @@ impl Replayed {
     }
 
     /// Takes in what time and the recording bring.
-    pub fn tick(&mut self, now: Now, slate: &[GameReport], asked: &[Ask], recording: &Recording) {
-        if !slate.is_empty() {
-            self.fleet.decide(now, Input::Slate { games: slate.to_vec(), schedule: true });
+    pub fn tick(&mut self, now: Now, news: &News, recording: &Recording) {
+        if !news.reports.is_empty() {
+            self.fleet.decide(now, Input::Slate { games: news.reports.clone(), schedule: true });
             self.conclude(now, recording);
         }
-        for ask in asked {
+        for ask in &news.asked {
             if let Err(why) = self.fleet.operate(now, ask) {
                 self.outcome.refused.push(format!("{}: {why}", ask.verb.name()));
             }
@@ -147,7 +146,9 @@ impl Replayed {
         if is_due {
             self.redis_us += self.redis_interval;
         }
-        let wanted = |key: &ServiceKey| last_words.contains(key) || is_due && !recording.is_silent(key, now.wall_us);
+        let wanted = |key: &ServiceKey| {
+            last_words.contains(key) || news.heard.contains(key) || is_due && !recording.is_silent(key, now.wall_us)
+        };
         for (event, medium) in recording.redis_beats(wanted, |shard| self.watched(shard, now)) {
             self.hear(now, &event);
             self.fleet.decide(now, Input::Beat(event, medium));
@@ -214,12 +215,15 @@ impl Replayed {
         let quiet_until_us = match (before, same) {
             (_, Some(same)) => same.quiet_until_us,
             // Nobody's lease can last: it was fenced, or given up with the last word.
-            (Some(other), None) if !was_fenced && !other.is_over() => now.wall_us + self.lease_ttl - 2 * HEARS_AFTER,
-            _ => 0,
+            (Some(other), None) if was_fenced || other.is_over() => Some(now.wall_us),
+            (Some(_), None) => Some(now.wall_us + self.lease_ttl - 2 * HEARS_AFTER),
+            (None, None) => None,
         };
         let watches = leagues(&beat.games);
         let mut failing: BTreeSet<League> = same.map(|s| s.failing.clone()).unwrap_or_default();
-        failing.retain(|league| !watches.contains(league));
+        let its = self.fleet.owned().filter(|(_, g)| g.owner.as_ref().is_some_and(|o| o.shard == key.instance));
+        let keeps: BTreeSet<League> = its.map(|(id, _)| id.league()).collect();
+        failing.retain(|league| !watches.contains(league) && keeps.contains(league));
         let failed = beat.checks.iter().filter(|c| !c.ok).filter_map(|c| league_of(&c.name)?.parse::<League>().ok());
         failing.extend(failed);
         let (event, sequence) = (event.clone(), sequence * BETWEEN);
@@ -259,8 +263,16 @@ impl Replayed {
                     "degraded".clone_into(&mut beat.status);
                 }
             }
-            if now.wall_us < said.quiet_until_us && matches!(beat.status.as_str(), "healthy" | "degraded") {
-                "starting".clone_into(&mut beat.status);
+            let waits = said.quiet_until_us.is_some_and(|until_us| now.wall_us < until_us);
+            // In truth it waited for longer, or for somebody who was fenced here.
+            let waited = said.quiet_until_us.is_some() && self.lease_ttl < recording.lease_ttl();
+            match beat.status.as_str() {
+                "healthy" | "degraded" if waits => "starting".clone_into(&mut beat.status),
+                "starting" if waited && !waits => {
+                    let is_well = beat.checks.iter().all(|c| c.ok);
+                    if is_well { "healthy" } else { "degraded" }.clone_into(&mut beat.status);
+                }
+                _ => {}
             }
         }
         Some(v1::Event { payload: Some(Payload::Heartbeat(beat)), ..event.clone() })
@@ -386,7 +398,7 @@ mod tests {
         state.games.insert("nfl-1".parse().unwrap(), live(90 * S, owner(epoch, 90 * S, Some(91 * S))));
         let settings = Settings { lease_ttl, ..Settings::default() };
         let replayed = Replayed::new("as set", state, &settings, Names::new(""), at(95 * S));
-        (replayed, Recording::new(State::default(), Vec::new(), &Settings::default()))
+        (replayed, Recording::new(State::default(), Vec::new(), &Settings::default(), 200 * S))
     }
 
     /// What the shard says at `at_s` seconds when it said this in truth: its status and what it fails.
@@ -416,6 +428,14 @@ mod tests {
         says(&mut gives_up, 100, &ill);
         gives_up.0.fenced.insert(shard(), Fenced { process: "p".into(), fence: 1 });
         assert_eq!(says(&mut gives_up, 110, &well(&[])), is_well, "it watches nothing there either");
+        // It gives its game up and has it again: what failed then may work now.
+        let mut has_again = replay(2 * S, 5);
+        says(&mut has_again, 100, &ill);
+        let owns = has_again.0.fleet.state().clone();
+        has_again.0.fleet.refold(State::default());
+        says(&mut has_again, 110, &well(&[]));
+        has_again.0.fleet.refold(owns);
+        assert_eq!(says(&mut has_again, 120, &well(&[])), is_well);
         let mut begins_anew = replay(2 * S, 5);
         says(&mut begins_anew, 100, &ill);
         begins_anew.0.fenced.insert(shard(), Fenced { process: "p".into(), fence: 1 });
@@ -433,6 +453,14 @@ mod tests {
         status(&mut fenced, 100, &p);
         fenced.0.fenced.insert(shard(), Fenced { process: "p".into(), fence: 1 });
         assert_eq!(status(&mut fenced, 105, &q), "healthy");
+        // In truth it waited for longer.
+        let starting = beat("q", "starting", &["nfl-1"], &[]);
+        for (lease_ttl, then) in [(S, "healthy"), (2 * S, "starting")] {
+            let mut waits = replay(lease_ttl, 5);
+            let told = [(100, &p), (101, &starting), (103, &starting)].map(|(at_s, b)| status(&mut waits, at_s, b));
+            assert_eq!(told, ["healthy", "starting", then]);
+            assert_eq!(status(&mut replay(lease_ttl, 5), 101, &starting), "starting", "it follows nobody");
+        }
         let mut over = replay(8 * S, 5);
         status(&mut over, 100, &beat("p", "stopping", &[], &[]));
         assert_eq!(status(&mut over, 105, &q), "healthy");
